@@ -1,0 +1,1 @@
+"""BixBench-style tasks: loading, grading, and a bundled set in the same format."""

@@ -1,0 +1,128 @@
+"""The words of the context floor: what a policy is given (Brief, Exchange, Budget) and what it returns (Window).
+
+A prompt is a list of OpenAI-style messages whose content is a list of text parts. Each part is encoded on its own and
+the ids are concatenated, so the parts are the unit of caching and of elision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Count = Callable[[str], int]
+"""Tokens of one part, as the model's tokenizer (or a bound) counts them."""
+Notebook = Mapping[str, Any]
+"""An nbformat v4 notebook."""
+Level = Literal["head_tail", "line", "dropped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What stays the same from the first step to the last."""
+
+    instruction: str
+    """The system message: how to act, in the model's action format. May be empty."""
+    task: str
+    """The question and the list of files, as the agent reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One step as it happened: what the model wrote and what the environment answered."""
+
+    step: int
+    """0-based step number."""
+    text: str
+    """The model's own text, as sampled."""
+    tool: str
+    """Name of the tool called; empty where the text was malformed."""
+    observation: str
+    """The environment's full answer."""
+    cell_id: str = ""
+    """The cell this step ran, edited or added; empty for other tools."""
+    shown: bool = False
+    """True when the notebook already shows the action and its whole answer (a cell that was run)."""
+    short: str = ""
+    """The action in short form, one line, e.g. `read_file results.csv`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many tokens the prompt may take."""
+
+    tokens: int
+    """Tokens for everything between the template's fixed pieces; the answer's room is already taken off."""
+    per_message: int = 0
+    """Tokens the chat template adds around each message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Elision:
+    """One thing that was cut or left out of a prompt."""
+
+    what: str
+    """e.g. `output of c3`, `exchange 4`."""
+    level: Level
+    """head_tail (middle cut out), line (one line left), dropped."""
+    tokens_saved: int
+    """Tokens of the full form minus tokens of what was put in its place."""
+    why: str
+    """age (older than the last k), size (longer than one output may be), budget (would not fit)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What the model sees at one step."""
+
+    messages: tuple[dict[str, Any], ...]
+    """OpenAI-style messages; `content` is a list of `{"type": "text", "text": …}` parts."""
+    tokens: int
+    """Sum of the parts' counts and the template's overhead per message; never above the budget."""
+    elisions: tuple[Elision, ...] = field(default_factory=tuple)
+    """What was cut, why, and what that saved."""
+
+
+class BudgetTooSmall(ValueError):
+    """Even what must survive does not fit.
+
+    Attributes:
+        needed: tokens that the smallest prompt takes.
+        budget: tokens there are.
+    """
+
+    def __init__(self, needed: int, budget: int) -> None:
+        super().__init__(needed, budget)
+        self.needed = needed
+        self.budget = budget
+
+    def __str__(self) -> str:
+        return (
+            f"the smallest prompt takes {self.needed} tokens, {self.needed - self.budget} more than the budget of "
+            f"{self.budget}; raise the context length or lower max_new_tokens"
+        )
+
+
+class Policy(Protocol):
+    """A pure function from what happened to what the model sees."""
+
+    def window(
+        self, brief: Brief, notebook: Notebook, history: Sequence[Exchange], notice: str, budget: Budget, count: Count
+    ) -> Window:
+        """The prompt of the next step. `notice` is the environment's word on remaining steps and time ('' for none).
+
+        Raises:
+            BudgetTooSmall: what must survive does not fit.
+        """
+        ...
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """The message's text: its parts joined."""
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def message(role: str, parts: Sequence[str]) -> dict[str, Any]:
+    """An OpenAI-style message of text parts; empty parts are left out."""
+    return {"role": role, "content": [{"type": "text", "text": part} for part in parts if part]}

@@ -1,0 +1,1 @@
+"""Image recipes for Docker sandboxes, as package data."""

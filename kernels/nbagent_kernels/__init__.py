@@ -1,0 +1,30 @@
+"""Jupyter kernels as sessions: truthful, capped, cleaned up. Knows nothing of agents, models or tasks."""
+
+from nbagent_kernels.errors import (
+    KernelError,
+    KernelStartError,
+    KernelTimeout,
+    NotSupported,
+    PathOutside,
+    SessionClosed,
+)
+from nbagent_kernels.session import BACKENDS, Session, open_session
+from nbagent_kernels.types import CellResult, FileEntry, Limits, Output, SessionSpec, Status
+
+__all__ = [
+    "BACKENDS",
+    "CellResult",
+    "FileEntry",
+    "KernelError",
+    "KernelStartError",
+    "KernelTimeout",
+    "Limits",
+    "NotSupported",
+    "Output",
+    "PathOutside",
+    "Session",
+    "SessionClosed",
+    "SessionSpec",
+    "Status",
+    "open_session",
+]

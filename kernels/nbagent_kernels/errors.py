@@ -1,0 +1,35 @@
+"""Errors of kernel sessions; each is also the builtin that fits, and all of them pickle.
+
+KernelError
+├── KernelStartError (also RuntimeError)      no kernel came up; says which and why
+├── KernelTimeout (also TimeoutError)         a host-side wait ran out (never a cell's own time limit)
+├── SessionClosed (also RuntimeError)         a verb was called after close()
+├── PathOutside (also PermissionError)        a file verb named something outside the working directory
+└── NotSupported (also NotImplementedError)   the backend cannot do this; says which one can
+"""
+
+from __future__ import annotations
+
+
+class KernelError(Exception):
+    """Root of this package's errors: a cause on the host's side, never the agent's."""
+
+
+class KernelStartError(KernelError, RuntimeError):
+    """No kernel came up."""
+
+
+class KernelTimeout(KernelError, TimeoutError):
+    """A wait on the host's side ran out."""
+
+
+class SessionClosed(KernelError, RuntimeError):
+    """The session is closed."""
+
+
+class PathOutside(KernelError, PermissionError):
+    """A path leads out of the session's working directory."""
+
+
+class NotSupported(KernelError, NotImplementedError):
+    """This backend cannot do what was asked."""
