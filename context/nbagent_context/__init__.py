@@ -1,0 +1,30 @@
+"""What the model sees: policies that turn history and notebook into a prompt within a budget.
+
+Knows nothing of kernels' processes, models or tasks; notebooks come as plain nbformat nodes.
+"""
+
+from nbagent_context.policies import policy
+from nbagent_context.types import (
+    Brief,
+    Budget,
+    BudgetTooSmall,
+    Elision,
+    Exchange,
+    Policy,
+    Window,
+    message,
+    text_of,
+)
+
+__all__ = [
+    "Brief",
+    "Budget",
+    "BudgetTooSmall",
+    "Elision",
+    "Exchange",
+    "Policy",
+    "Window",
+    "message",
+    "policy",
+    "text_of",
+]
