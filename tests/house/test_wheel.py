@@ -65,8 +65,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An interpreter that has the wheel, and the dependencies without the checkout's editable install.
 
-    The dependencies come by a path line in a .pth: the .pth files inside that folder are then not read, and one
-    of those is the editable install.
+    The dependencies come by a path line in a .pth: the .pth files inside that folder are then not read, and
+    one of those is the editable install.
     """
     home = tmp_path_factory.mktemp("clean") / "venv"
     run([sys.executable, "-m", "venv", home], home.parent)
