@@ -175,7 +175,7 @@ def mcnemar_exact(better: int, worse: int) -> float:
     """
     n = better + worse
     tail: int = sum(math.comb(n, i) for i in range(min(better, worse) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, 2 * tail / (1 << n))
 
 
 def paired_difference(
