@@ -1,0 +1,319 @@
+"""Model `openai`: any endpoint that speaks the chat-completions protocol. For scoring; it gives no token ids.
+
+What goes wrong on the way (429, 5xx, a broken connection, silence, an answer that is no JSON) is asked again
+a bounded number of times, with exponential backoff and jitter, or after as long as the server's Retry-After
+says. What asking again cannot mend (a wrong key, an unknown model) fails at once.
+
+What the cap on cost does not cover: tries that the endpoint billed without answering.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import httpx
+
+from nbagent.errors import ModelError, UsageError
+from nbagent.models.base import Completion, FinishReason, Prompt, SamplingParams
+
+KEYS = ("NBAGENT_API_KEY", "OPENAI_API_KEY")
+_AGAIN = frozenset({408, 409, 425, 429})
+_FINISH: Mapping[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
+
+
+class CostCapError(ModelError):
+    """The next call could cost more than is left: the run stops, and goes on with a higher cap."""
+
+
+class _TransientError(Exception):
+    """One try failed in a way that another may not."""
+
+    def __init__(self, what: str, retry_after: float | None = None) -> None:
+        super().__init__(what)
+        self.retry_after = retry_after
+
+
+class OpenAIModel:
+    """A remote chat model.
+
+    Attributes:
+        cost: what the calls so far cost, in the unit of the prices; 0 where no prices were given.
+        calls: answered calls so far.
+        retries: tries that failed and were made again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str = "",
+        *,
+        api_key: str | None = None,
+        context_length: int = 32_768,
+        tokenizer: Any | None = None,
+        native_tools: bool = True,
+        timeout_s: float = 120.0,
+        max_retries: int = 5,
+        backoff_s: float = 1.0,
+        max_backoff_s: float = 60.0,
+        concurrency: int = 8,
+        price_in: float | None = None,
+        price_out: float | None = None,
+        max_cost: float | None = None,
+        sends_seed: bool = True,
+    ) -> None:
+        """Nothing is sent before the first `sample`.
+
+        Args:
+            url: base address, with or without `/chat/completions`, e.g. `http://localhost:8000/v1`.
+            model: the model's name at the endpoint; empty: the only one that its `/models` lists.
+            api_key: None: the variable NBAGENT_API_KEY, then OPENAI_API_KEY; none at all sends no key.
+            context_length: tokens of prompt and answer together, as the endpoint's model has.
+            tokenizer: a Hugging Face tokenizer that counts for the context policy; None: an upper bound.
+            native_tools: send the tool schemas, so that the endpoint calls tools itself.
+            timeout_s: seconds one try may take in all.
+            max_retries: tries after the first.
+            backoff_s: seconds before the second try; doubles, with jitter.
+            max_backoff_s: longest wait between two tries; also for Retry-After, beyond which the call fails.
+            concurrency: calls under way at once.
+            price_in: price of a million prompt tokens.
+            price_out: price of a million completion tokens.
+            max_cost: stop before a call that could bring the cost above this; needs both prices.
+            sends_seed: send the sampling seed, which not every endpoint takes.
+
+        Raises:
+            UsageError: the URL is no http(s) address, or a cost cap has no prices.
+        """
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise UsageError(
+                f"openai:{url}: not a URL ({error}); write openai:https://HOST/v1#MODEL"
+            ) from None
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise UsageError(f"openai:{url}: not an http(s) address; write openai:https://HOST/v1#MODEL")
+        if max_cost is not None and (price_in is None or price_out is None):
+            raise UsageError(
+                "a cap on cost needs both prices: what a million prompt and completion tokens cost"
+            )
+        self._url = url.rstrip("/").removesuffix("/chat/completions")
+        self._model = model
+        key = api_key or next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._context_length, self._tokenizer, self._native_tools = context_length, tokenizer, native_tools
+        self._timeout_s, self._max_retries = timeout_s, max_retries
+        self._backoff_s, self._max_backoff_s = backoff_s, max_backoff_s
+        self._prices = (price_in or 0.0, price_out or 0.0)
+        self._priced = price_in is not None and price_out is not None
+        self._max_cost, self._sends_seed = max_cost, sends_seed
+        self._slots = asyncio.Semaphore(concurrency)
+        self._client: httpx.AsyncClient | None = None
+        self._reserved = 0.0
+        self.cost = 0.0
+        self.calls = 0
+        self.retries = 0
+
+    @property
+    def name(self) -> str:
+        """The model's name at the endpoint; the address where none was given."""
+        return self._model or self._url
+
+    @property
+    def tokenizer(self) -> Any | None:
+        """The tokenizer the user named, which counts; ids are never sent."""
+        return self._tokenizer
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and completion together, as the user said."""
+        return self._context_length
+
+    async def sample(self, prompt: Prompt, params: SamplingParams) -> Completion:
+        """One answer.
+
+        Raises:
+            CostCapError: the call could cost more than is left under the cap.
+            ModelError: the endpoint refused, or failed for good after the bounded retries.
+        """
+        async with self._slots:
+            if not self._model:
+                self._model = await self._only_model()
+            body = self._body(prompt, params)
+            reserved = self._reserve(body, params)
+            try:
+                answer = await self._ask("POST", "/chat/completions", body)
+            finally:
+                self._reserved -= reserved
+            completion = _completion(answer)
+            usage = completion.usage
+            if self._priced:
+                # Where the endpoint counts nothing, the most it can have cost keeps the cap honest.
+                usage["cost"] = self._cost_of(usage) if "completion_tokens" in usage else reserved
+                self.cost += usage["cost"]
+            self.calls += 1
+            return completion
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    def _body(self, prompt: Prompt, params: SamplingParams) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": [_flat(message) for message in prompt.messages],
+            "max_tokens": params.max_new_tokens,
+            "temperature": params.temperature,
+        }
+        if self._sends_seed:
+            body["seed"] = params.seed % 2**31
+        if prompt.tools and self._native_tools:
+            body["tools"] = list(prompt.tools)
+        return body
+
+    def _reserve(self, body: Mapping[str, Any], params: SamplingParams) -> float:
+        """Set aside the most this call can cost, so that calls under way together cannot break the cap."""
+        if self._max_cost is None:
+            return 0.0
+        # A token is at least a byte in every byte-level tokenizer, so the request's bytes bound its tokens.
+        prompt_bound = min(len(json.dumps(body).encode()), self._context_length)
+        most = (prompt_bound * self._prices[0] + params.max_new_tokens * self._prices[1]) / 1e6
+        if self.cost + self._reserved + most > self._max_cost:
+            raise CostCapError(
+                f"{self.name}: the cap on cost is reached: {self.cost:.4g} spent in {self.calls} calls, the "
+                f"next could cost {most:.4g}, the cap is {self._max_cost:g}; a higher cap goes on from here"
+            )
+        self._reserved += most
+        return most
+
+    def _cost_of(self, usage: Mapping[str, float]) -> float:
+        counts = usage.get("prompt_tokens", 0.0), usage.get("completion_tokens", 0.0)
+        return sum(count * price for count, price in zip(counts, self._prices, strict=True)) / 1e6
+
+    async def _only_model(self) -> str:
+        listed = (await self._ask("GET", "/models", None)).get("data")
+        names = [str(entry.get("id")) for entry in listed if isinstance(entry, dict)] if listed else []
+        if len(names) != 1:
+            some = f"{len(names)} models ({', '.join(names[:5])})" if names else "no models"
+            raise ModelError(f"{self._url}: lists {some}; name one: openai:{self._url}#MODEL")
+        return names[0]
+
+    async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        tries = 0
+        while True:
+            try:
+                return await self._try(method, path, body)
+            except _TransientError as failure:
+                tries += 1
+                wait = min(self._backoff_s * 2.0 ** (tries - 1), self._max_backoff_s)
+                wait *= random.uniform(0.5, 1.0)
+                if failure.retry_after is not None:
+                    wait = failure.retry_after
+                if tries > self._max_retries or wait > self._max_backoff_s:
+                    more = f"; the server asks to wait {wait:.0f} s" if wait > self._max_backoff_s else ""
+                    times = f"{tries} tries" if tries > 1 else "one try"
+                    raise ModelError(
+                        f"{self._url}{path}: {failure} (gave up after {times}{more})"
+                    ) from failure
+                self.retries += 1
+            await asyncio.sleep(wait)
+
+    async def _try(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        if self._client is None:
+            self._client = httpx.AsyncClient(headers=self._headers, timeout=None, follow_redirects=False)
+        try:
+            # httpx bounds the wait between bytes; a server that trickles would never reach that bound.
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._client.request(method, self._url + path, json=body)
+        except TimeoutError:
+            raise _TransientError(f"no answer within {self._timeout_s:g} s") from None
+        except httpx.TransportError as error:
+            raise _TransientError(f"{type(error).__name__}: {error or 'the connection broke'}") from error
+        if response.status_code in _AGAIN or response.status_code >= 500:
+            raise _TransientError(_status(response), _retry_after(response.headers))
+        if response.status_code in (401, 403):
+            hint = f"set {KEYS[0]}" if not self._headers else f"check the key in {' or '.join(KEYS)}"
+            raise ModelError(f"{self._url}{path}: {_status(response)}; {hint}")
+        if not response.is_success:
+            raise ModelError(f"{self._url}{path}: {_status(response)}")
+        try:
+            answer = response.json()
+        except ValueError:
+            raise _TransientError("the answer is not JSON") from None
+        if not isinstance(answer, dict):
+            raise _TransientError("the answer is not a JSON object")
+        return answer
+
+
+def _flat(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The message with its text parts joined: not every endpoint takes a list of parts."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return {**message, "content": "".join(part["text"] for part in content)}
+    return dict(message)
+
+
+def _completion(answer: Mapping[str, Any]) -> Completion:
+    choices = answer.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+        raise ModelError(
+            f"the endpoint's answer holds no message; it has: {', '.join(sorted(answer)) or 'nothing'}"
+        )
+    message = choice["message"]
+    calls: Sequence[Any] = message.get("tool_calls") or ()
+    finish = _FINISH.get(str(choice.get("finish_reason")), "tool_calls" if calls else "stop")
+    counted = answer.get("usage")
+    usage = dict[str, float]()
+    if isinstance(counted, dict):
+        for field in ("prompt_tokens", "completion_tokens"):
+            if isinstance(counted.get(field), int | float):
+                usage[field] = float(counted[field])
+    return Completion(
+        text=_text(message.get("content")),
+        finish=finish,
+        tool_calls=tuple(cast(dict[str, Any], call) for call in calls if isinstance(call, dict)),
+        usage=usage,
+    )
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def _status(response: httpx.Response) -> str:
+    """`HTTP 429 Too Many Requests: what the server said`, on one line."""
+    try:
+        error = response.json()["error"]
+        said = str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, KeyError, TypeError):
+        said = response.text
+    said = " ".join(said.split())[:200]
+    return f"HTTP {response.status_code} {response.reason_phrase}{': ' + said if said else ''}"
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds that Retry-After asks for (a number or a date: RFC 9110 §10.2.3), None without it."""
+    value = headers.get("retry-after", "")
+    if re.fullmatch(r"\d+(\.\d+)?", value.strip()):
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None
