@@ -1,0 +1,1 @@
+"""Models: something that completes prompts, in process or behind an endpoint."""
