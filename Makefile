@@ -21,7 +21,8 @@ STAMP := $(MADE)/project-$(PROJECT_KEY)
 ASKED := $(filter-out file default,$(origin TORCH) $(origin TORCH_INDEX))
 
 export HF_HUB_DISABLE_TELEMETRY := 1
-PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
