@@ -78,9 +78,7 @@ def test_a_file_is_read_in_one_sitting() -> None:
 def test_a_file_is_named_for_what_it_is() -> None:
     banned = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
     assert not [
-        str(p.relative_to(ROOT))
-        for p in files()
-        if p.stem in banned or banned & set(p.parts[len(ROOT.parts) :])
+        str(p.relative_to(ROOT)) for p in files() if p.stem in banned or banned & set(p.parts[len(ROOT.parts) :])
     ]
 
 

@@ -19,26 +19,22 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 NBAGENT = Path(sys.executable).with_name("nbagent")
 PACKAGES = [
     ROOT / p
-    for p in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
-        "wheel"
-    ]["packages"]
+    for p in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
+        "packages"
+    ]
 ]
 
 
 def code(text: str) -> list[str]:
     """Indented and fenced lines, and what stands in backticks."""
-    fenced = [
-        line for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()
-    ]
+    fenced = [line for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
     indented = [line.strip() for line in text.splitlines() if line.startswith("    ")]
     return [*fenced, *indented, *re.findall(r"`([^`\n]+)`", text)]
 
 
 def commands() -> list[list[str]]:
     """Every `nbagent …` command of the README, as words, without comments."""
-    found = {
-        c.partition(" #")[0].strip() for c in code(README) if c.startswith(("nbagent ", ".venv/bin/nbagent "))
-    }
+    found = {c.partition(" #")[0].strip() for c in code(README) if c.startswith(("nbagent ", ".venv/bin/nbagent "))}
     return [shlex.split(c)[1:] for c in sorted(found)]
 
 

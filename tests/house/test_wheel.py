@@ -18,9 +18,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = [
     ROOT / p
-    for p in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
-        "wheel"
-    ]["packages"]
+    for p in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
+        "packages"
+    ]
 ]
 
 pytestmark = pytest.mark.slow
@@ -99,9 +99,7 @@ def test_data_files_are_inside(wheel: Path) -> None:
     assert any(name.endswith(".toml") and name.startswith("nbagent_training/recipes/") for name in inside)
     assert "nbagent_kernels/forkserver.py" in inside
     stray = {
-        name
-        for name in inside
-        if not name.startswith(tuple(p.name for p in PACKAGES)) and ".dist-info/" not in name
+        name for name in inside if not name.startswith(tuple(p.name for p in PACKAGES)) and ".dist-info/" not in name
     }
     assert not stray
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in inside)
