@@ -114,14 +114,6 @@ def test_every_module_says_what_it_is() -> None:
     assert not silent, f"no module docstring: {silent}"
 
 
-def test_public_names_are_sorted() -> None:
-    for path in modules():
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.Assign) and any(getattr(t, "id", "") == "__all__" for t in node.targets):
-                names = ast.literal_eval(node.value)
-                assert list(names) == sorted(names), f"{path.relative_to(ROOT)}: __all__ is not sorted"
-
-
 def test_every_package_is_typed() -> None:
     assert not [str(p) for p in PACKAGES if not (p / "py.typed").is_file()]
 
