@@ -136,9 +136,7 @@ def _validation_message(path: Path, text: str, cls: type[BaseModel], error: Vali
         allowed = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
         given = "" if isinstance(first["input"], dict | list) else f" = {first['input']!r}"
         what = f"{name}{given}: {allowed}" if name else allowed
-        expected = (
-            re.findall(r"'([^']*)'", first["msg"]) if first["type"] in ("literal_error", "enum") else []
-        )
+        expected = re.findall(r"'([^']*)'", first["msg"]) if first["type"] in ("literal_error", "enum") else []
         if match := difflib.get_close_matches(str(first["input"]), expected, n=1):
             what += f"; did you mean {match[0]!r}?"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""

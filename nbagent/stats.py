@@ -146,9 +146,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def mean_of_tasks(
-    counts: Sequence[tuple[int, int]], k: int = 1, *, seed: int = 0, level: float = 0.95
-) -> Estimate:
+def mean_of_tasks(counts: Sequence[tuple[int, int]], k: int = 1, *, seed: int = 0, level: float = 0.95) -> Estimate:
     """pass@k over tasks: Wilson where every task has one attempt, else a bootstrap over tasks.
 
     Args:
@@ -198,12 +196,8 @@ def paired_difference(
         raise ValueError(f"{len(before)} tasks before and {len(after)} after: not pairs")
     values_before, values_after = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     differences = values_after - values_before
-    estimate = bootstrap_mean(
-        differences.tolist(), seed=seed, resamples=resamples, level=level, support=(-1.0, 1.0)
-    )
+    estimate = bootstrap_mean(differences.tolist(), seed=seed, resamples=resamples, level=level, support=(-1.0, 1.0))
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
     binary = bool(np.isin(np.concatenate([values_before, values_after]), (0.0, 1.0)).all())
     p = mcnemar_exact(better, worse) if binary else None
-    return PairedDifference(
-        estimate, float(values_before.mean()), float(values_after.mean()), better, worse, p
-    )
+    return PairedDifference(estimate, float(values_before.mean()), float(values_after.mean()), better, worse, p)

@@ -100,15 +100,11 @@ class OpenAIModel:
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
-            raise UsageError(
-                f"openai:{url}: not a URL ({error}); write openai:https://HOST/v1#MODEL"
-            ) from None
+            raise UsageError(f"openai:{url}: not a URL ({error}); write openai:https://HOST/v1#MODEL") from None
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise UsageError(f"openai:{url}: not an http(s) address; write openai:https://HOST/v1#MODEL")
         if max_cost is not None and (price_in is None or price_out is None):
-            raise UsageError(
-                "a cap on cost needs both prices: what a million prompt and completion tokens cost"
-            )
+            raise UsageError("a cap on cost needs both prices: what a million prompt and completion tokens cost")
         self._url = url.rstrip("/").removesuffix("/chat/completions")
         self._model = model
         key = api_key or next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
@@ -226,9 +222,7 @@ class OpenAIModel:
                 if tries > self._max_retries or wait > self._max_backoff_s:
                     more = f"; the server asks to wait {wait:.0f} s" if wait > self._max_backoff_s else ""
                     times = f"{tries} tries" if tries > 1 else "one try"
-                    raise ModelError(
-                        f"{self._url}{path}: {failure} (gave up after {times}{more})"
-                    ) from failure
+                    raise ModelError(f"{self._url}{path}: {failure} (gave up after {times}{more})") from failure
                 self.retries += 1
             await asyncio.sleep(wait)
 
@@ -271,9 +265,7 @@ def _completion(answer: Mapping[str, Any]) -> Completion:
     choices = answer.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
-        raise ModelError(
-            f"the endpoint's answer holds no message; it has: {', '.join(sorted(answer)) or 'nothing'}"
-        )
+        raise ModelError(f"the endpoint's answer holds no message; it has: {', '.join(sorted(answer)) or 'nothing'}")
     message = choice["message"]
     calls: Sequence[Any] = message.get("tool_calls") or ()
     finish = _FINISH.get(str(choice.get("finish_reason")), "tool_calls" if calls else "stop")

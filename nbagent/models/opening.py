@@ -51,14 +51,10 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "no such model folder"
-        raise ModelFolderError(
-            f"{folder}: {what}; give a local folder of a Hugging Face causal LM, or openai:URL"
-        )
+        raise ModelFolderError(f"{folder}: {what}; give a local folder of a Hugging Face causal LM, or openai:URL")
     config = folder / "config.json"
     if not config.is_file():
-        raise ModelFolderError(
-            f"{folder}: not a model folder, it has no config.json; give the folder with it"
-        )
+        raise ModelFolderError(f"{folder}: not a model folder, it has no config.json; give the folder with it")
     try:
         known = isinstance(json.loads(config.read_text(encoding="utf-8")), dict)
     except (ValueError, OSError):
@@ -86,6 +82,4 @@ def _check_safetensors(weights: Path) -> None:
                 raise ValueError(f"{size} bytes where its header promises {expected}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             why = str(error) if type(error) is ValueError else "its header is damaged"
-            raise ModelFolderError(
-                f"{weights}: corrupt weights, {why}; copy the model folder again"
-            ) from error
+            raise ModelFolderError(f"{weights}: corrupt weights, {why}; copy the model folder again") from error

@@ -148,9 +148,7 @@ async def test_tool_calls_come_back_as_they_are(endpoint, model):
 
 
 @pytest.mark.parametrize("variable", ["NBAGENT_API_KEY", "OPENAI_API_KEY"])
-async def test_the_key_comes_from_the_environment_and_the_only_model_is_found(
-    endpoint, monkeypatch, variable
-):
+async def test_the_key_comes_from_the_environment_and_the_only_model_is_found(endpoint, monkeypatch, variable):
     monkeypatch.setenv(variable, "secret-1")
     model = open_model(f"openai:{endpoint.url}/chat/completions")
     await model.sample(PROMPT, SamplingParams())
@@ -187,9 +185,7 @@ async def test_retry_after_is_honoured(endpoint, model):
 async def test_a_wait_beyond_the_bound_fails_with_the_servers_words(endpoint, model):
     later = formatdate(time.time() + 3600, usegmt=True)
     endpoint.script = [(429, json.dumps({"error": {"message": "quota\nused up"}}), [("Retry-After", later)])]
-    with pytest.raises(
-        ModelError, match=r"HTTP 429 Too Many Requests: quota used up .*asks to wait 3\d\d\d s"
-    ):
+    with pytest.raises(ModelError, match=r"HTTP 429 Too Many Requests: quota used up .*asks to wait 3\d\d\d s"):
         await model.sample(PROMPT, SamplingParams())
     assert len(endpoint.requests) == 1
 

@@ -1,0 +1,115 @@
+"""Scores and comparisons as tables for a terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from nbagent.compare import Comparison
+from nbagent.score import Score, Summary
+from nbagent.stats import Estimate, PairedDifference
+from nbagent.tasks import Outcome
+from nbagent.terminal import foreign
+
+
+def percent(share: float) -> str:
+    """A share as per cent with one decimal."""
+    return f"{100 * share:.1f}"
+
+
+def interval(estimate: Estimate | None) -> str:
+    """`37.5 [31.6, 43.8]`, in per cent; a dash for nothing."""
+    if estimate is None:
+        return "–"
+    return f"{percent(estimate.value)} [{percent(estimate.low)}, {percent(estimate.high)}]"
+
+
+def points(estimate: Estimate) -> str:
+    """`+46.7 [+39.1, +54.2]`, in percentage points."""
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in (estimate.value, estimate.low, estimate.high)))
+
+
+def how_intervals(estimate: Estimate | None) -> str:
+    """What kind of interval it is, in words."""
+    if estimate is None:
+        return "no interval: nothing was graded"
+    kind = {
+        "wilson": "Wilson's score interval over tasks",
+        "bootstrap": "bootstrap over tasks",
+        "bound": "Wilson's bound: every task gave the same",
+    }[estimate.method]
+    return f"{100 * estimate.level:.0f} % intervals: {kind}"
+
+
+def score_table(score: Score) -> Table:
+    """pass@k and every outcome's share, overall and by family."""
+    ks = list(score.overall.pass_at) or [1]
+    title = Text.assemble("Score of ", foreign(score.name or score.model or "a model", 60))
+    caption = how_intervals(score.overall.pass_1)
+    if score.overall.n_excluded:
+        caption += f"; {score.overall.n_excluded} of {score.overall.n_attempts} attempts excluded from pass@k"
+    table = Table(title=title, caption=caption, caption_justify="left", title_justify="left")
+    table.add_column("family")
+    for heading in (
+        "tasks",
+        *(f"pass@{k} %" for k in ks),
+        *(_HEADINGS[outcome] for outcome in Outcome),
+        "steps",
+    ):
+        table.add_column(heading, justify="right")
+    for family, summary in score.families.items():
+        table.add_row(foreign(family, 32), *_cells(summary, ks))
+    table.add_section()
+    table.add_row("all", *_cells(score.overall, ks), style="bold")
+    return table
+
+
+_HEADINGS = {
+    Outcome.CORRECT: "correct %",
+    Outcome.INCORRECT: "incorrect %",
+    Outcome.NO_ANSWER: "no answer %",
+    Outcome.REFUSED: "refused %",
+    Outcome.UNGRADED: "ungraded %",
+    Outcome.INFRASTRUCTURE: "infra. %",
+}
+
+
+def _cells(summary: Summary, ks: list[int]) -> list[str]:
+    shares = (summary.outcomes[outcome].share.value for outcome in Outcome) if summary.outcomes else ()
+    return [
+        str(summary.n_tasks),
+        *(interval(summary.pass_at.get(k)) for k in ks),
+        *(percent(share) if share else "·" for share in shares),
+        f"{summary.steps:.1f}",
+    ]
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """The paired difference, overall and by family, in percentage points."""
+    names = foreign(comparison.after, 40), " minus ", foreign(comparison.before, 40)
+    caption = f"{how_intervals(comparison.overall.difference)}; p: exact McNemar, two-sided"
+    if comparison.n_left_out:
+        caption += f"; {comparison.n_left_out} tasks not graded in both left out"
+    title = Text.assemble(*names)
+    table = Table(title=title, caption=caption, caption_justify="left", title_justify="left")
+    table.add_column("family")
+    for heading in ("tasks", "before %", "after %", "difference", "better", "worse", "p"):
+        table.add_column(heading, justify="right")
+    for family, difference in comparison.families.items():
+        table.add_row(foreign(family, 32), *_difference_cells(difference))
+    table.add_section()
+    table.add_row("all", *_difference_cells(comparison.overall), style="bold")
+    return table
+
+
+def _difference_cells(difference: PairedDifference) -> list[str]:
+    p = difference.p_value
+    return [
+        str(difference.difference.n),
+        percent(difference.before),
+        percent(difference.after),
+        points(difference.difference),
+        str(difference.better),
+        str(difference.worse),
+        "–" if p is None else f"{p:.2g}" if p >= 1e-4 else "< 0.0001",
+    ]
