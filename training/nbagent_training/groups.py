@@ -1,0 +1,120 @@
+"""Groups and advantages of step samples. No torch.
+
+Grouping `trajectory`: the G rollouts of one task form a group; statistics are taken once per trajectory, never per
+row, so neither the number of turns nor a split of rows changes them. For rollout i of task x with T_i calls:
+
+    A_{i,t} = γ^(T_i − t) · (R_i − μ_x) / (σ_x + ε),   t = 1 … T_i
+
+(GRPO: Shao et al. 2024, arXiv 2402.03300, section 4.1; the discount over model calls as in "transitions" training).
+The loss of a batch of N trajectories is (1/N) Σ_i (1/L_i) Σ_t Σ_k ℓ_{i,t,k}, where L_i counts the completion tokens
+of all calls of rollout i: every trajectory weighs the same, however many turns it took (`rollout_token_mean`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nbagent.samples import StepSample
+
+Sigma = Literal["group", "none"]
+EPSILON = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """One model call with what the loss needs."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Behaviour log-probs."""
+    advantage: float
+    """A_{i,t}."""
+    weight: float
+    """1 / (N · L_i): each completion token's share of the batch's loss. 0 where the loss is masked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The rows of one update and how they came about."""
+
+    rows: list[TrainingRow]
+    """Rows with a gradient, in the order of the samples."""
+    stats: dict[str, float]
+    """reward, reward_std, groups, groups_live, groups_too_hard, groups_too_easy, trajectories, rows, truncated."""
+
+
+def group_statistics(rewards: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (n − 1) of one group's returns; the deviation of a single one is 0."""
+    mean = sum(rewards) / len(rewards)
+    if len(rewards) < 2:
+        return mean, 0.0
+    return mean, math.sqrt(sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1))
+
+
+def trajectory_batch(
+    samples: Sequence[StepSample], *, gamma: float = 1.0, sigma: Sigma = "group", mask_truncated: bool = False
+) -> Batch:
+    """Advantages and weights under grouping `trajectory`.
+
+    Args:
+        samples: all rows of all valid trajectories; infrastructure failures have none and so enter nothing.
+        gamma: discount per remaining model call.
+        sigma: `group` divides by the group's deviation, `none` does not (Dr. GRPO, Liu et al. 2025, arXiv 2503.20783).
+        mask_truncated: truncated trajectories stay in the statistics but get no loss (DAPO, Yu et al. 2025,
+            arXiv 2503.14476, section 3.4).
+
+    Groups whose returns are all equal carry no gradient: they are dropped and counted.
+    """
+    trajectories: dict[str, dict[str, list[StepSample]]] = defaultdict(lambda: defaultdict(list))
+    for sample in samples:
+        trajectories[sample.task_id][sample.rollout_id].append(sample)
+    live: dict[str, tuple[float, float]] = {}
+    easy = hard = 0
+    returns: list[float] = []
+    deviations: list[float] = []
+    for task_id, rollouts in trajectories.items():
+        rewards = [rows[0].reward for rows in rollouts.values()]
+        mean, deviation = group_statistics(rewards)
+        returns += rewards
+        deviations.append(deviation)
+        if deviation > 0:
+            live[task_id] = (mean, deviation)
+        elif mean > 0:
+            easy += 1
+        else:
+            hard += 1
+    lengths = {
+        (task_id, rollout_id): sum(len(row.completion_ids) for row in rows)
+        for task_id in live
+        for rollout_id, rows in trajectories[task_id].items()
+    }
+    rows = []
+    for sample in samples:
+        if sample.task_id not in live:
+            continue
+        mean, deviation = live[sample.task_id]
+        scale = deviation + EPSILON if sigma == "group" else 1.0
+        advantage = gamma ** (sample.n_steps - 1 - sample.step) * (sample.reward - mean) / scale
+        masked = mask_truncated and sample.truncated
+        if masked or advantage == 0:
+            continue
+        weight = 1.0 / (len(lengths) * lengths[(sample.task_id, sample.rollout_id)])
+        rows.append(TrainingRow(sample.prompt_ids, sample.completion_ids, sample.logprobs, advantage, weight))
+    count = len(returns)
+    stats = {
+        "reward": sum(returns) / count if count else 0.0,
+        "reward_std": sum(deviations) / len(deviations) if deviations else 0.0,
+        "groups": float(len(trajectories)),
+        "groups_live": float(len(live)),
+        "groups_too_easy": float(easy),
+        "groups_too_hard": float(hard),
+        "trajectories": float(count),
+        "rows": float(len(rows)),
+        "truncated": float(sum(r[0].truncated for group in trajectories.values() for r in group.values())),
+    }
+    return Batch(rows, stats)
