@@ -33,7 +33,10 @@ SEED_RANGE: dict[Split, int] = {"train": 0, "validation": 1 << 64, "heldout": 2 
 PER_CAPSULE = (1, 4)
 """Fewest and most questions over one capsule."""
 
-TRIES = 200
+SPARE = 4
+"""Draws made at once in place of a degenerate one."""
+
+TRIES = 400
 """Draws before a family is given up as one that cannot fill its split."""
 
 
@@ -69,12 +72,6 @@ class DrawnTask:
     """Where the data come from."""
     real: bool
     """True for measured data."""
-
-
-@dataclass(slots=True)
-class _Group:
-    slots: list[int]
-    counter: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +129,7 @@ class _Draw:
         self.counter = 0
         self.groups = self._plan(n, len(families), seed)
 
-    def _plan(self, n: int, turn: int, seed: int) -> list[_Group]:
+    def _plan(self, n: int, turn: int, seed: int) -> list[list[int]]:
         # Questions share a capsule with those of the same kind in the same turn of families.
         r = Random(f"{self.split} {seed} plan")
         groups = []
@@ -144,7 +141,7 @@ class _Draw:
                 r.shuffle(slots)
                 while slots:
                     size = r.randint(*PER_CAPSULE)
-                    groups.append(_Group(slots[:size], 0))
+                    groups.append(slots[:size])
                     slots = slots[size:]
         return groups
 
@@ -153,42 +150,41 @@ class _Draw:
         while groups:
             asked = [question for group in groups for question in self._ask(group)]
             notebooks = [Notebook(x.files, x.draft.cells, x.draft.rivals + x.draft.twins) for x in asked]
-            groups = []
+            before = self._missing()
             for question, executed in zip(asked, execute(notebooks, backend), strict=True):
-                task = self._finish(question, executed)
-                if task is None:
-                    groups.append(_Group([question.slot], 0))
-                else:
-                    self.done[question.slot] = task
+                if self.done[question.slot] is None:
+                    self.done[question.slot] = self._finish(question, executed)
+            missing = self._missing()
+            groups = [[slot] for slot in missing for _ in range(SPARE)]
             if progress:
-                progress(len(asked) - len(groups))
-        return self._numbered()
-
-    def _numbered(self) -> list[DrawnTask]:
+                progress(len(before) - len(missing))
         return [task for task in self.done if task is not None]
+
+    def _missing(self) -> list[int]:
+        return [slot for slot, task in enumerate(self.done) if task is None]
 
     def _random(self) -> Random:
         self.counter += 1
         return Random(self.start + self.counter)
 
-    def _ask(self, group: _Group) -> list[_Asked]:
-        kind = self.families[group.slots[0]].kind
+    def _ask(self, slots: list[int]) -> list[_Asked]:
+        kind = self.families[slots[0]].kind
         while True:
-            for slot in group.slots:
+            for slot in slots:
                 self.tries[slot] += 1
                 if self.tries[slot] > TRIES:
                     name = self.families[slot].name
                     raise UsageError(f"family {name!r} has no {TRIES + 1}th draw for split {self.split!r}; ask for fewer")
             r = self._random()
             capsule, content = self._capsule(kind, r)
-            drafts = [self._draft(r, capsule, content, self.families[slot]) for slot in group.slots]
+            drafts = [self._draft(r, capsule, content, self.families[slot]) for slot in slots]
             if all(draft is not None for draft in drafts):
                 break
         files = capsule.files()
         self.capsules += 1
         return [
             _Asked(slot, draft, capsule, content, files, self.capsules)
-            for slot, draft in zip(group.slots, drafts, strict=True)
+            for slot, draft in zip(slots, drafts, strict=True)
             if draft is not None
         ]
 

@@ -25,9 +25,9 @@ def draw(r: Random) -> Capsule:
     prefix = r.choice("spmr")
     samples = [f"{prefix}{i + 1}" for i in range(2 * each)]
     base = noise.gamma(2.0, 40.0, len(genes)) + 5
-    change = np.exp(noise.normal(0, 0.6, len(genes)) * (noise.random(len(genes)) < 0.6))
+    change = np.exp(noise.normal(0, 0.9, len(genes)) * (noise.random(len(genes)) < 0.6))
     mean = np.where(np.array(labels)[None, :] == conditions[0], base[:, None], (base * change)[:, None])
-    counts = noise.poisson(mean * noise.gamma(12.0, 1 / 12.0, mean.shape))
+    counts = noise.poisson(mean * noise.gamma(20.0, 1 / 20.0, mean.shape))
     table = pd.DataFrame(counts, index=pd.Index(genes, name="gene"), columns=samples)
     sheet = pd.DataFrame({"condition": labels}, index=pd.Index(samples, name="sample"))
     file = file_name(r)
@@ -161,7 +161,7 @@ def _test(call: str, tail: str, a: str, b: str) -> str:
 
 def _count_test(r: Random, c: Capsule, name: str, call: str, corrected: bool) -> Draft:
     _, first, a, b = _parts(r, c)
-    x = r.choice(("0.01", "0.02", "0.05", "0.1"))
+    x = r.choice(("0.05", "0.1", "0.2") if corrected else ("0.02", "0.05", "0.1"))
     raw, bh = f"print((p<{x}).sum())", f"q=stats.false_discovery_control(p)\nprint((q<{x}).sum())"
     if corrected:
         wording = (

@@ -34,7 +34,7 @@ def pbmc() -> pd.DataFrame:
     if spec is None or spec.origin is None:
         raise ImportError("scanpy is not installed; it carries the pbmc68k data")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the file has an old layout, which is read all the same
+        warnings.simplefilter("ignore")  # of the file's old layout, which is read all the same
         data = anndata.read_h5ad(Path(spec.origin).parent / "datasets" / "10x_pbmc68k_reduced.h5ad")
     values = data.raw[:, PBMC_GENES].X.toarray().astype(float).round(2)
     labels = ["bulk_labels", "louvain", "phase"]
@@ -174,7 +174,7 @@ def group_average(r: Random, c: Capsule) -> Draft:
 
 def diabetes_pearson(r: Random, c: Capsule) -> Draft:
     """Pearson correlation of two columns."""
-    return correlate(r, c, "Pearson", c.facts["columns"])
+    return correlate(r, c, "Pearson", c.facts["columns"], apart=False)
 
 
 def diabetes_count(r: Random, c: Capsule) -> Draft:
