@@ -1,8 +1,8 @@
 """Draw tasks from a seed: capsules, questions over them, and keys computed by running the reference notebooks.
 
 The splits share nothing. Their seeds come from disjoint ranges, and beside that a hash decides in which split a draw
-may be used: for drawn data the hash of the capsule's content, so that a whole capsule belongs to one split; for measured
-data, whose rows are the same in all splits, the hash of the family and of what the question asks.
+may be used: for drawn data the hash of the capsule's content, so that a whole capsule belongs to one split; for
+measured data, whose rows are the same in all splits, the hash of the family and of what the question asks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SEED_RANGE: dict[Split, int] = {"train": 0, "validation": 1 << 64, "heldout": 2 
 PER_CAPSULE = (1, 4)
 """Fewest and most questions over one capsule."""
 
-SPARE = 4
+SPARE = 2
 """Draws made at once in place of a degenerate one."""
 
 TRIES = 400
@@ -174,7 +174,9 @@ class _Draw:
                 self.tries[slot] += 1
                 if self.tries[slot] > TRIES:
                     name = self.families[slot].name
-                    raise UsageError(f"family {name!r} has no {TRIES + 1}th draw for split {self.split!r}; ask for fewer")
+                    raise UsageError(
+                        f"family {name!r} has no {TRIES + 1}th draw for split {self.split!r}; ask for fewer"
+                    )
             r = self._random()
             capsule, content = self._capsule(kind, r)
             drafts = [self._draft(r, capsule, content, self.families[slot]) for slot in slots]

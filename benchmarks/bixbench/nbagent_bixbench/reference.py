@@ -1,4 +1,4 @@
-"""Execute reference notebooks: many per kernel for drawing tasks, and one kernel per notebook to check that it is the same.
+"""Execute reference notebooks: many per kernel to draw tasks, or a kernel for one, to check that it is the same.
 
 Each notebook runs in a namespace of its own with its capsule as the current folder. Sharing a kernel saves its start
 (tens of milliseconds) and nothing else; a test compares the outputs with those of a kernel per notebook.

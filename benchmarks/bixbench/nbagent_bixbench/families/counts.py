@@ -150,13 +150,12 @@ def top_gene(r: Random, c: Capsule) -> Draft:
     second = head + f'print((m.loc["{a}"]/m.loc["{b}"]).idxmax())'
     rivals = (head + f'print((m.loc["{b}"]/m.loc["{a}"]).idxmax())', head + f'print(m.loc["{a}"].idxmax())')
     twins = (head + f'print((m.loc["{a}"]/m.loc["{b}"])[::-1].idxmax())',)
-    return Draft(
-        r.choice(wording), (a, b), (first, second), rivals=rivals, twins=twins, choices=tuple(df.index)
-    )
+    return Draft(r.choice(wording), (a, b), (first, second), rivals=rivals, twins=twins, choices=tuple(df.index))
 
 
 def _test(call: str, tail: str, a: str, b: str) -> str:
-    return f'from scipy import stats\np=stats.{call.format(f"df.loc[:,s=={chr(34)}{a}{chr(34)}],df.loc[:,s=={chr(34)}{b}{chr(34)}]")}.pvalue\n{tail}'
+    groups = f'df.loc[:,s=="{a}"],df.loc[:,s=="{b}"]'
+    return f"from scipy import stats\np=stats.{call.format(groups)}.pvalue\n{tail}"
 
 
 def _count_test(r: Random, c: Capsule, name: str, call: str, corrected: bool) -> Draft:

@@ -105,9 +105,7 @@ def _h5ad(table: pd.DataFrame) -> bytes:
     genes = [name for name in table if table[name].dtype.kind == "f"]
     obs = table.drop(columns=genes)
     obs.index = obs.index.astype(str)
-    data = anndata.AnnData(
-        X=table[genes].to_numpy(dtype="float32"), obs=obs, var=pd.DataFrame(index=pd.Index(genes))
-    )
+    data = anndata.AnnData(X=table[genes].to_numpy(dtype="float32"), obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as store:
         anndata.io.write_elem(store, "/", data)

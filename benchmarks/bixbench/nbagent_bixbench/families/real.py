@@ -89,28 +89,47 @@ def draw_pbmc(r: Random) -> Capsule:
     """All 700 cells with five of the genes and two labels."""
     genes, file = r.sample(PBMC_GENES, 5), file_name(r, ".h5ad")
     facts = {"file": file, "label": "bulk_labels", "genes": genes}
-    return Capsule({file: pbmc()[[*genes, "bulk_labels", "phase"]]}, facts, "scanpy pbmc68k_reduced (Zheng et al. 2017)", True)
+    return Capsule(
+        {file: pbmc()[[*genes, "bulk_labels", "phase"]]}, facts, "scanpy pbmc68k_reduced (Zheng et al. 2017)", True
+    )
 
 
 def draw_tumours(r: Random) -> Capsule:
     """All tumours with three of the measurements."""
     columns, file = r.sample(list(tumours())[:-1], 3), file_name(r)
-    facts = {"file": file, "columns": columns, "label": "diagnosis", "groups": ["malignant", "benign"]}
-    return Capsule({file: tumours()[[*columns, "diagnosis"]]}, facts, "scikit-learn breast_cancer (Wolberg et al. 1995)", True)
+    facts = {
+        "file": file,
+        "columns": columns,
+        "label": "diagnosis",
+        "groups": ["malignant", "benign"],
+        "noun": "tumours",
+    }
+    return Capsule(
+        {file: tumours()[[*columns, "diagnosis"]]}, facts, "scikit-learn breast_cancer (Wolberg et al. 1995)", True
+    )
 
 
 def draw_diabetes(r: Random) -> Capsule:
     """All patients with five of the columns."""
     columns, file = r.sample(list(diabetes()), 5), file_name(r)
     return Capsule(
-        {file: diabetes()[columns]}, {"file": file, "columns": columns}, "scikit-learn diabetes (Efron et al. 2004)", True
+        {file: diabetes()[columns]},
+        {"file": file, "columns": columns},
+        "scikit-learn diabetes (Efron et al. 2004)",
+        True,
     )
 
 
 def draw_iris(r: Random) -> Capsule:
     """All flowers with all columns in random order."""
     columns, file = r.sample(list(iris())[:-1], 4), file_name(r)
-    facts = {"file": file, "columns": columns, "label": "species", "groups": ["setosa", "versicolor", "virginica"]}
+    facts = {
+        "file": file,
+        "columns": columns,
+        "label": "species",
+        "groups": ["setosa", "versicolor", "virginica"],
+        "noun": "flowers",
+    }
     return Capsule({file: iris()[[*columns, "species"]]}, facts, "scikit-learn iris (Fisher 1936)", True)
 
 
@@ -145,29 +164,36 @@ def pbmc_count(r: Random, c: Capsule) -> Draft:
 
 def group_count(r: Random, c: Capsule) -> Draft:
     """Rows of a group with a column above a threshold."""
-    table, label = c.tables[c.facts["file"]], c.facts["label"]
+    table, label, noun = c.tables[c.facts["file"]], c.facts["label"], c.facts["noun"]
     group, column = r.choice(c.facts["groups"]), r.choice(c.facts["columns"])
     x = _between(r, table[table[label] == group][column])
     wording = (
-        f"How many {group} rows have {column} above {x}?",
-        f"What number of {group} rows has {column} > {x}?",
-        f"Count the {group} rows with {column} above {x}.",
+        f"How many {group} {noun} have {column} above {x}?",
+        f"What number of {group} {noun} has {column} > {x}?",
+        f"Count the {group} {noun} with {column} above {x}.",
     )
     second = f'print(((df["{label}"]=="{group}")&(df["{column}"]>{x})).sum())'
-    rivals = (f'print((df["{label}"]=="{group}").sum())', f'print(((df["{label}"]=="{group}")&(df["{column}"]<={x})).sum())')
+    rivals = (
+        f'print((df["{label}"]=="{group}").sum())',
+        f'print(((df["{label}"]=="{group}")&(df["{column}"]<={x})).sum())',
+    )
     return Draft(r.choice(wording), (group, column, x), (look(c.facts["file"]), second), rivals=rivals)
 
 
 def group_average(r: Random, c: Capsule) -> Draft:
     """Mean of a column in a group, 2 decimals."""
-    label, group, column = c.facts["label"], r.choice(c.facts["groups"]), r.choice(c.facts["columns"])
+    label, noun = c.facts["label"], c.facts["noun"]
+    group, column = r.choice(c.facts["groups"]), r.choice(c.facts["columns"])
     wording = (
-        f"What is the mean {column} of {group} rows (2 decimals)?",
-        f"Among {group} rows, what is the mean {column} (2 decimals)?",
-        f"Give the mean {column} over the {group} rows, 2 decimals.",
+        f"What is the mean {column} of {group} {noun} (2 decimals)?",
+        f"Among {group} {noun}, what is the mean {column} (2 decimals)?",
+        f"Give the mean {column} over the {group} {noun}, 2 decimals.",
     )
     second = f'print(round(df[df["{label}"]=="{group}"]["{column}"].mean(),2))'
-    rivals = (f'print(round(df["{column}"].mean(),2))', f'print(round(df[df["{label}"]!="{group}"]["{column}"].mean(),2))')
+    rivals = (
+        f'print(round(df["{column}"].mean(),2))',
+        f'print(round(df[df["{label}"]!="{group}"]["{column}"].mean(),2))',
+    )
     cells = (look(c.facts["file"]), second)
     return Draft(r.choice(wording), (group, column), cells, "range_verifier", 2, rivals)
 

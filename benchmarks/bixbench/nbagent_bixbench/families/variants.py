@@ -18,9 +18,7 @@ def draw(r: Random) -> Capsule:
     chrom, qual = r.choice(("chrom", "chr", "contig")), r.choice(("qual", "score", "gq"))
     chroms = [f"chr{x}" for x in r.sample(range(1, 23), 3)]
     refs = [r.choice("ACGT") for _ in range(n)]
-    alts = [
-        TRANSITION[x] if r.random() < 0.45 else r.choice([y for y in "ACGT" if y != x]) for x in refs
-    ]
+    alts = [TRANSITION[x] if r.random() < 0.45 else r.choice([y for y in "ACGT" if y != x]) for x in refs]
     table = pd.DataFrame(
         {
             chrom: [r.choice(chroms) for _ in range(n)],

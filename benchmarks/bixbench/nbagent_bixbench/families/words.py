@@ -1,4 +1,7 @@
-"""The closed pools that names are drawn from: words and real gene symbols without digits, so that a small tokenizer knows each."""
+"""The closed pools that names are drawn from: words, and real gene symbols without digits.
+
+Closed, so that a small tokenizer made from training tasks knows every name of held-out ones.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ CONDITIONS = (
 """Words for conditions, arms and clusters."""
 
 FILES = (
-    "counts table run batch plate panel cohort screen assay matrix reads study expr lane pilot atlas trial survey probe tissue"
+    "counts table run batch plate panel cohort screen assay matrix reads study expr lane pilot atlas trial "
+    "survey probe tissue"
 ).split()
 """Words for the names of data files."""
 
