@@ -8,7 +8,6 @@ numbers, are the same in every run.
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -217,6 +216,10 @@ class HFModel:
     def _weights(self) -> Any:
         """What is sampled from: the model itself, or a copy in the sampling dtype."""
         source = self._train_model
-        if self._dtype is None or self._dtype == next(source.parameters()).dtype:
+        adapted = hasattr(source, "peft_config")
+        if self._dtype is None or adapted or self._dtype == next(source.parameters()).dtype:
             return source.eval()
-        return copy.deepcopy(source).to(self._dtype).eval()
+        # Made anew, not deep-copied: a trainer may have replaced `forward` by a closure over the original.
+        fresh = type(source)(source.config).to(self._dtype)
+        fresh.load_state_dict(source.state_dict())
+        return fresh.eval()

@@ -15,7 +15,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 PAD, END, ASK, ASSISTANT, SYSTEM = "<|pad|>", "<|im_end|>", "<|user|>", "<|assistant|>", "<|system|>"
-SPLIT = r"```[a-z]*|</?[a-z]+>|\.?[A-Za-z_]+(?:[._][A-Za-z]+)*[(\[]*|\d|\s|[^\sA-Za-z\d]"
+SPLIT = (
+    r"```[a-z]*|</?[a-z]+>|(?:from [a-z]+ )?import [a-z]+(?: as [a-z]+)?\n"
+    r"|\.?[A-Za-z_]+(?:[._][A-Za-z]+)*[(\[]*|\d|\s|[^\sA-Za-z\d<]+|<"
+)
 TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ '<|im_end|>' }}{% endif %}{% endfor %}"

@@ -106,6 +106,7 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self.tis_cap = tis_cap
         self.report = report
         self.last_stats: dict[str, float] = {}
+        self._whole = True
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> Any:
@@ -164,8 +165,10 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """One update: all micro-batches, gradients synchronised at the last."""
-        model.train()
+        self._whole = True
         prepared = self._prepare_inputs(inputs)
+        self._whole = False
+        model.train()
         total = torch.zeros((), device=self.accelerator.device)
         for place, micro in enumerate(prepared):
             last = place == len(prepared) - 1
@@ -176,6 +179,13 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             total = total + loss.detach()
         self._step += 1
         return total
+
+    def save_if_whole(self) -> bool:
+        """Save a checkpoint unless an update was cut off in its middle; then the last one stands. True if saved."""
+        if self._whole and self.state.global_step:
+            self._save_checkpoint(self.model, trial=None)
+            return True
+        return False
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log line and this update's group statistics, also handed to `report`."""

@@ -1,0 +1,48 @@
+"""The demo's last words: its table, its figures against what it must reach, and where to look."""
+
+from __future__ import annotations
+
+import json
+
+from rich.console import Console
+
+from nbagent.compare import compare
+from nbagent.report import build_report
+from nbagent.score_table import comparison_table, score_table
+from nbagent_training.run import TrainingRun
+
+DEMONSTRATIONS = (
+    "The demonstrations of the warm start are reference notebooks of bundled training tasks: two cells, the first "
+    "loads the data and prints its columns, the second computes and prints the answer, which is then submitted. All "
+    "of them are right. GRPO saw other training tasks than the demonstrations, and its only reward is the verifier's. "
+    "No held-out task shares a seed, a data set drawn from a seed, or a question about measured data with any training "
+    "task. Settings were chosen on the validation split; the held-out split is scored by this run."
+)
+
+
+def close_demo(made: TrainingRun, console: Console, *, smoke: bool) -> None:
+    """Print scores and paired differences, and put the demo's words into the report."""
+    facts_path = made.run.path / "demo.json"
+    facts = json.loads(facts_path.read_text())
+    facts["title"] = "nbagent demo (smoke: too short to learn)" if smoke else "nbagent demo"
+    facts["demonstrations"] = DEMONSTRATIONS
+    facts_path.write_text(json.dumps(facts, indent=1) + "\n")
+    report = build_report(made.run.path)
+    for how in ("sampled", "greedy"):
+        before, after = made.scores.get(f"warm_{how}"), made.scores.get(f"grpo_{how}")
+        if after is not None and how == "greedy":
+            console.print(score_table(after))
+        if before is not None and after is not None:
+            console.print(comparison_table(compare(before, after)))
+    console.print(
+        f"time {facts['seconds'] / 60:.1f} min; the machine's available memory fell by at most "
+        f"{facts['peak_memory_bytes'] / 1e9:.1f} GB (this process: {facts['peak_process_bytes'] / 1e9:.1f} GB)",
+        highlight=False,
+    )
+    for name, took in facts["stage_seconds"].items():
+        console.print(f"  {name}: {took:.0f} s", highlight=False)
+    attempt = next(iter(made.scores["grpo_sampled"].attempts)).rollout_id if "grpo_sampled" in made.scores else "ID"
+    console.print(f"report: {report}", highlight=False)
+    console.print(
+        f"a trajectory as a notebook: nbagent replay {made.run.path} --rollout {attempt} --out nb.ipynb", highlight=False
+    )

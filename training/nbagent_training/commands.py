@@ -1,0 +1,84 @@
+"""The commands `nbagent train` and `nbagent demo`. Heavy modules are imported when a command runs."""
+
+from __future__ import annotations
+
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from nbagent.errors import RunFolderError
+from nbagent.recipe import load_recipe, to_toml
+from nbagent.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from nbagent_training.recipe import TrainRecipe
+    from nbagent_training.run import TrainingRun
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="TOML recipe; unknown keys are errors.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME-OF-RECIPE.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, where it stopped.")] = False,
+) -> None:
+    """Train a notebook agent: a warm start on demonstrations, then step-level GRPO on verified answers.
+
+    A recipe names the tasks, the model and the settings; the resolved recipe, every trajectory, checkpoints, scores
+    and the report are kept in the run folder. Ctrl-C saves; --resume goes on.
+
+    Example:
+
+        nbagent train recipe.toml --out runs/mine
+    """
+    from nbagent_training.recipe import TrainRecipe
+
+    target = out if out is not None else Path("runs") / recipe.stem
+    _run(load_recipe(recipe, TrainRecipe), target, resume, Console())
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder of the demo.")] = Path("runs/demo"),
+    smoke: Annotated[bool, typer.Option("--smoke", help="The same path, cut to a minute; learns nothing.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of tasks, weights and noise; default: the recipe's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the demo in --out, where it stopped.")] = False,
+) -> None:
+    """Train a small notebook agent from nothing on this machine, and score it before and after.
+
+    Makes bundled bioinformatics questions, a language model of about three million parameters, warms it up on
+    reference notebooks, trains it with step-level GRPO in real Jupyter kernels, and scores held-out questions. Needs
+    no GPU, no key and no download. Kernels run with the backend `fork`, since the model is our own.
+
+    Example:
+
+        nbagent demo --out runs/demo
+    """
+    from nbagent_training.recipe import TrainRecipe
+
+    name = "smoke" if smoke else "demo"
+    with_name = files("nbagent_training") / "recipes" / f"{name}.toml"
+    recipe = load_recipe(Path(str(with_name)), TrainRecipe)
+    if seed is not None:
+        recipe = recipe.model_copy(update={"seed": seed})
+    console = Console()
+    run = _run(recipe, out, resume, console)
+    from nbagent_training.closing import close_demo
+
+    close_demo(run, console, smoke=smoke)
+
+
+def _run(recipe: TrainRecipe, out: Path, resume: bool, console: Console) -> TrainingRun:
+    # Nothing is fetched in a run; without this every trainer asks the hub and sends a ping.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if resume and not (out / "recipe.toml").exists():
+        raise RunFolderError(f"{out}: there is no run to resume; leave out --resume")
+    folder = RunFolder.create(out, to_toml(recipe.model_dump(mode="json")), resume=resume)
+    from nbagent_training.run import TrainingRun
+
+    made = TrainingRun(recipe, folder, console)
+    made.go()
+    return made

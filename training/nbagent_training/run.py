@@ -1,0 +1,302 @@
+"""A training run from the recipe to the report: tasks, model, warm start, GRPO, scores before and after.
+
+Every phase leaves its result in the run folder and is skipped when it is there, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from nbagent.actions import action_format
+from nbagent.env import EnvLimits
+from nbagent.errors import RecipeError
+from nbagent.models.base import SamplingParams
+from nbagent.models.hf import HFModel, load
+from nbagent.prompts import PromptBuilder
+from nbagent.report import build_report
+from nbagent.rollout import RolloutSettings
+from nbagent.rollouts import Rollouts
+from nbagent.runfolder import RunFolder
+from nbagent.score import Score
+from nbagent.tasks import Task, TaskSource, open_tasks
+from nbagent_context import policy
+from nbagent_training.demonstrations import Step, demonstrate, text_of_steps
+from nbagent_training.learn import learn
+from nbagent_training.packing import TreeRow, pack
+from nbagent_training.practice import Practice
+from nbagent_training.recipe import TrainRecipe
+from nbagent_training.scoring import score_stage
+from nbagent_training.scratch import make_model, make_tokenizer
+from nbagent_training.warmstart import warm_start
+from nbagent_training.watch import MemoryWatch, Stages
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class TrainingRun:
+    """One run. Call `go` once."""
+
+    recipe: TrainRecipe
+    run: RunFolder
+    console: Console
+    stages: Stages = field(init=False)
+    rollouts: Rollouts = field(init=False)
+    heldout: list[Task] = field(default_factory=list)
+    scores: dict[str, Score] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.stages = Stages(self.console)
+
+    def go(self) -> None:
+        """Run what is not done yet.
+
+        Raises:
+            KeyboardInterrupt: after saving; `resume` goes on from there.
+        """
+        recipe = self.recipe
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        begin = time.monotonic()
+        with MemoryWatch() as memory, Rollouts() as rollouts:
+            self.rollouts = rollouts
+            self.heldout = self._tasks("heldout", recipe.tasks.heldout, recipe.tasks.n_heldout, 2)
+            if self.heldout and not recipe.model.folder:
+                self._untrained()
+            self._warm()
+            self._grpo()
+            self._facts(time.monotonic() - begin, memory)
+        with self.stages.stage("report"):
+            build_report(self.run.path)
+
+    def _bundled(self, split: str, n: int, seed: int) -> str:
+        families = f"&families={','.join(self.recipe.tasks.families)}" if self.recipe.tasks.families else ""
+        return f"bundled:{split}?n={n}&seed={self.recipe.seed * 3 + seed}{families}"
+
+    def _tasks(self, name: str, location: str, n: int, seed: int) -> list[Task]:
+        split = self.recipe.tasks.heldout_split if name == "heldout" else "train"
+        if not location:
+            if not n:
+                return []
+            location = self._bundled(split, n, seed)
+        with self.stages.stage(f"{name} tasks"):
+            source: TaskSource = open_tasks(location, self.run.path / "tasks" / name)
+            tasks = list(source.tasks())
+            self.run.add_tasks(source.fingerprint())
+        return tasks
+
+    def _settings(self, temperature: float) -> RolloutSettings:
+        agent = self.recipe.agent
+        return RolloutSettings(
+            action_format=agent.action_format,
+            policy=agent.policy,
+            policy_options=dict(agent.policy_options),
+            limits=EnvLimits(max_steps=agent.max_steps, cell_timeout_s=agent.cell_timeout_s),
+            sampling=SamplingParams(max_new_tokens=agent.max_new_tokens, temperature=temperature),
+            backend=agent.backend,
+            run_seed=self.recipe.seed,
+        )
+
+    def _wrap(self, model: Any, tokenizer: Any, name: str) -> HFModel:
+        return HFModel(
+            model,
+            tokenizer,
+            name,
+            sampling_dtype=torch.bfloat16 if self.recipe.bf16 else None,
+            lockstep=torch.get_num_threads() == 1,
+        )
+
+    def _score(self, stage: str, model: Any, tokenizer: Any, greedy: bool) -> None:
+        if not self.heldout:
+            return
+        for suffix, temperature in (("sampled", 1.0), ("greedy", 0.0)):
+            if suffix == "greedy" and not greedy:
+                continue
+            name = f"{stage}_{suffix}"
+            with self.stages.stage(f"score {name}", len(self.heldout)) as advance:
+                score = score_stage(
+                    name,
+                    self.heldout,
+                    self.rollouts,
+                    self._wrap(model, tokenizer, stage),
+                    self._settings(temperature),
+                    self.run,
+                    progress=advance,
+                )
+            self.scores[name] = score
+            estimate = score.overall.pass_1
+            if estimate is not None:
+                self.console.print(
+                    f"  {name}: pass@1 {100 * estimate.value:.1f} % "
+                    f"[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]",
+                    highlight=False,
+                )
+
+    def _demonstrations(self) -> list[list[Step]]:
+        tasks = self._tasks("demonstrations", self.recipe.tasks.demonstrations, self.recipe.tasks.n_demonstrations, 0)
+        fmt = action_format(self.recipe.agent.action_format)
+        chosen = policy(self.recipe.agent.policy, **self.recipe.agent.policy_options)
+        # Windows are made before there is a tokenizer, so the budget is that of the characters' bound.
+        roomy = PromptBuilder(None, 1 << 30, 0)
+        return [demonstrate(task, fmt, chosen, roomy) for task in tasks]
+
+    def _folder(self, name: str) -> Path:
+        return self.run.checkpoints / name
+
+    def _save(self, name: str, model: Any, tokenizer: Any) -> None:
+        """Written beside and moved, so that a folder of that name is whole."""
+        folder, part = self._folder(name), self._folder(f"{name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        part.rename(folder)
+
+    def _load(self, name: str) -> tuple[Any, Any]:
+        model, tokenizer = load(self._folder(name))
+        return model, tokenizer
+
+    def _untrained(self) -> None:
+        """A model from scratch: its tokenizer is trained on the demonstrations."""
+        if not self._folder("untrained").exists():
+            texts = [text_of_steps(steps) for steps in self._demonstrations()]
+            with self.stages.stage("tokenizer and model"):
+                size = self.recipe.model.scratch
+                tokenizer = make_tokenizer(texts, size.vocabulary)
+                self._save("untrained", make_model(tokenizer, size, self.recipe.seed), tokenizer)
+        model, tokenizer = self._load("untrained")
+        self._score("untrained", model, tokenizer, greedy=False)
+
+    def _start(self) -> tuple[Any, Any]:
+        if self.recipe.model.folder:
+            return load(Path(self.recipe.model.folder))
+        return self._load("untrained")
+
+    def _warm(self) -> None:
+        settings = self.recipe.warm_start
+        if settings.steps and not self._folder("warm").exists():
+            if not self.recipe.model.folder and not self._folder("untrained").exists():
+                self._untrained()
+            model, tokenizer = self._start()
+            prompts = PromptBuilder(tokenizer, model.config.max_position_embeddings, self.recipe.agent.max_new_tokens)
+            rows = [self._row(steps, prompts) for steps in self._demonstrations()]
+            part = self._folder("sft")
+            with self.stages.stage("warm start", settings.steps) as advance:
+                done = 0
+
+                def report(step: int, logs: dict[str, float]) -> None:
+                    nonlocal done
+                    if "loss" in logs:
+                        advance(step - done, note=f"loss {logs['loss']:.3f}")
+                        done = step
+                        self.run.log_metrics({"phase": "sft", "step": step, **_numbers(logs)})
+
+                warm_start(
+                    model,
+                    tokenizer,
+                    rows,
+                    out=part,
+                    steps=settings.steps,
+                    tokens=settings.tokens,
+                    muon_lr=settings.muon_lr,
+                    adamw_lr=settings.adamw_lr,
+                    seed=self.recipe.seed,
+                    bf16=self.recipe.bf16,
+                    report=report,
+                    save_steps=max(50, settings.steps // 5),
+                )
+            self._save("warm", model, tokenizer)
+            shutil.rmtree(part, ignore_errors=True)
+        if settings.steps:
+            model, tokenizer = self._load("warm")
+        else:
+            model, tokenizer = self._start()
+        self._score("warm", model, tokenizer, self.recipe.score_greedy)
+
+    def _row(self, steps: list[Step], prompts: PromptBuilder) -> TreeRow:
+        return pack([(prompts.build(window).ids or (), prompts.completion_ids(text)) for window, text in steps])
+
+    def _grpo(self) -> None:
+        settings = self.recipe.grpo
+        if settings.updates and not self._folder("final").exists():
+            model, tokenizer = self._load("warm") if self.recipe.warm_start.steps else self._start()
+            if self.recipe.model.lora_rank:
+                model = _with_lora(model, self.recipe.model.lora_rank)
+            tasks = self._tasks("train", self.recipe.tasks.train, self.recipe.tasks.n_train, 1)
+            sampler = self._wrap(model, tokenizer, "grpo")
+            with self.stages.stage("grpo", settings.updates) as advance:
+                practice = Practice(
+                    tasks,
+                    self.rollouts,
+                    sampler,
+                    self._settings(settings.temperature),
+                    self.run,
+                    group_size=settings.group_size,
+                    seed=self.recipe.seed,
+                )
+
+                def report(update: int, logs: dict[str, float]) -> None:
+                    if "reward" in logs:
+                        advance(1, note=f"reward {logs['reward']:.2f}")
+                        self.run.log_metrics({"phase": "grpo", "step": update, **_numbers(logs)})
+
+                learn(
+                    model,
+                    tokenizer,
+                    sampler,
+                    practice,
+                    settings,
+                    out=self._folder("grpo"),
+                    seed=self.recipe.seed,
+                    bf16=self.recipe.bf16,
+                    report=report,
+                )
+            if self.recipe.model.lora_rank:
+                model = model.merge_and_unload()
+            self._save("final", model, tokenizer)
+            shutil.rmtree(self._folder("grpo"), ignore_errors=True)
+        if settings.updates:
+            model, tokenizer = self._load("final")
+            self._score("grpo", model, tokenizer, self.recipe.score_greedy)
+
+    def _facts(self, seconds: float, memory: MemoryWatch) -> None:
+        """demo.json: what the report says beside scores and curves."""
+        path = self.run.path / "demo.json"
+        known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        spent = dict(known.get("stage_seconds", {}))
+        for name, took in self.stages.seconds.items():
+            spent[name] = round(spent.get(name, 0.0) + took, 1)
+        facts = {
+            "seed": self.recipe.seed,
+            "seconds": round(known.get("seconds", 0.0) + seconds, 1),
+            "stage_seconds": spent,
+            "peak_memory_bytes": max(memory.peak, known.get("peak_memory_bytes", 0)),
+            "peak_process_bytes": max(memory.process_peak, known.get("peak_process_bytes", 0)),
+            "torch_threads": torch.get_num_threads(),
+        }
+        path.write_text(json.dumps({**known, **facts}, indent=1) + "\n")
+
+
+def _with_lora(model: Any, rank: int) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+
+
+def _numbers(logs: dict[str, float]) -> dict[str, float]:
+    """What a metrics line keeps: finite numbers under short names."""
+    return {k: round(float(v), 6) for k, v in logs.items() if isinstance(v, int | float) and float(v) == float(v)}
+
+
+def check_gpu(recipe: TrainRecipe) -> None:
+    """Raises RecipeError where the recipe asks for what this machine lacks."""
+    if recipe.model.folder and not Path(recipe.model.folder).is_dir():
+        raise RecipeError(f"model.folder: {recipe.model.folder}: no such folder; give a local Hugging Face causal LM")
