@@ -55,6 +55,13 @@ class Attempt:
     error: str = ""
     """`class: message` of what broke it."""
 
+    def __post_init__(self) -> None:
+        # JSON from an endpoint may hold lone surrogates, which no UTF-8 file takes.
+        for name in ("question", "answer", "reason", "error"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, value.encode("utf-8", "backslashreplace").decode("utf-8"))
+
     @classmethod
     def of(cls, trajectory: Trajectory) -> Attempt:
         """The attempt that a trajectory records; one that was cut off counts as an infrastructure failure."""

@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 
 from nbagent.report.gather import Scored, Series
 from nbagent.score_table import interval
+from nbagent.terminal import plain
 
 _POINTS = 240
 
@@ -66,9 +67,9 @@ def interval_plot(scores: Sequence[Scored]) -> Markup:
     for number, scored in enumerate(scores):
         y = top + row * (number + 0.5)
         estimate = scored.score.overall.pass_1
-        label, value = escape(scored.label), escape(interval(estimate))
+        label, value = escape(plain(scored.label)), escape(interval(estimate))
         parts.append(f'<text class="name" x="{left - 14}" y="{y + 4.5:.1f}" text-anchor="end">{label}</text>')
-        parts.append(f'<text class="value" x="{width - right + 18}" y="{y + 4.5:.1f}">{value}</text>')
+        parts.append(f'<text class="value" x="{width - right + 18}" y="{y + 4.5:.1f}">{value} %</text>')
         if estimate is None:
             continue
         low, high, at = x(estimate.low), x(estimate.high), x(estimate.value)
