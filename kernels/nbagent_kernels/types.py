@@ -5,7 +5,7 @@ Outputs are plain nbformat v4 output dicts, so that a notebook takes them as the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +55,8 @@ class SessionSpec:
     """What the session may use."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Variables added to the allow-listed environment."""
+    preload: Sequence[str] | None = None
+    """Modules the fork server imports before it forks (backend `fork`); None: the scientific stack."""
     seed: int = 0
     """Seeds PYTHONHASHSEED, `random` and numpy's legacy generator before the first cell."""
 

@@ -1,0 +1,87 @@
+"""The line to one live kernel: requests go out, messages come in, its death is known at once and with its cause."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message from the kernel."""
+
+    kind: str
+    """Jupyter's message type; `dropped` stands for one that was too large to take in."""
+    parent: str
+    """Id of the request it answers."""
+    content: Mapping[str, Any]
+    """Jupyter's content."""
+    size: int
+    """Bytes on the wire."""
+
+
+Listener = Callable[[Message], bool]
+"""Takes a message; True asks the wire to slow down (the kernel is flooding)."""
+
+
+class Wire(Protocol):
+    """What a backend gives the session for one kernel process. All calls from the session's loop."""
+
+    dead: asyncio.Future[str]
+    """Done when the kernel has ended, with the cause; messages that it sent before have been delivered by then."""
+
+    def listen(self, listener: Listener | None) -> None:
+        """Who takes the messages from now on; None drops them."""
+        ...
+
+    def request(self, parent: str, content: Mapping[str, Any]) -> None:
+        """Send an execute_request with `parent` as its id."""
+        ...
+
+    def interrupt(self) -> None:
+        """Interrupt what runs now."""
+        ...
+
+    def kill(self) -> None:
+        """Kill the kernel and all it started; `dead` follows."""
+        ...
+
+    async def close(self) -> None:
+        """Kill, wait for the end, release everything. Idempotent."""
+        ...
+
+
+def cause_of(status: int, ooms_before: int) -> str:
+    """The cause of a death, from a wait status and the number of out-of-memory kills seen before it."""
+    if not os.WIFSIGNALED(status):
+        return f"exit code {os.waitstatus_to_exitcode(status)}"
+    number = os.WTERMSIG(status)
+    if number == signal.SIGKILL and oom_kills() > ooms_before:
+        return "out of memory"
+    with contextlib.suppress(ValueError):
+        return f"signal {signal.Signals(number).name}"
+    return f"signal {number}"
+
+
+def oom_kills() -> int:
+    """Out-of-memory kills in this process's memory cgroup so far; 0 where it cannot be read."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                file = Path("/sys/fs/cgroup") / path.lstrip("/") / "memory.events"
+            elif "memory" in controllers.split(","):
+                file = Path("/sys/fs/cgroup/memory") / path.lstrip("/") / "memory.oom_control"
+            else:
+                continue
+            for row in file.read_text().splitlines() if file.exists() else ():
+                name, count = row.split()
+                if name == "oom_kill":
+                    return int(count)
+    return 0
