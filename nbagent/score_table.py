@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -42,40 +45,46 @@ def how_intervals(estimate: Estimate | None) -> str:
 
 
 def score_table(score: Score) -> Table:
-    """pass@k and every outcome's share, overall and by family."""
+    """pass@k and every outcome's share, overall and by family; outcomes that never came up are left out."""
     ks = list(score.overall.pass_at) or [1]
+    seen = [outcome for outcome, share in score.overall.outcomes.items() if share.count]
     title = Text.assemble("Score of ", foreign(score.name or score.model or "a model", 60))
     caption = how_intervals(score.overall.pass_1)
     if score.overall.n_excluded:
         caption += f"; {score.overall.n_excluded} of {score.overall.n_attempts} attempts excluded from pass@k"
-    table = Table(title=title, caption=caption, caption_justify="left", title_justify="left")
-    table.add_column("family")
-    for heading in (
-        "tasks",
-        *(f"pass@{k} %" for k in ks),
-        *(_HEADINGS[outcome] for outcome in Outcome),
-        "steps",
-    ):
-        table.add_column(heading, justify="right")
+    table = _table(title, caption)
+    headings = "tasks", *(f"pass@{k} %" for k in ks), *(_HEADINGS[outcome] for outcome in seen), "steps"
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     for family, summary in score.families.items():
-        table.add_row(foreign(family, 32), *_cells(summary, ks))
+        table.add_row(foreign(family, 32), *_cells(summary, ks, seen))
     table.add_section()
-    table.add_row("all", *_cells(score.overall, ks), style="bold")
+    table.add_row("all", *_cells(score.overall, ks, seen), style="bold")
     return table
 
 
 _HEADINGS = {
-    Outcome.CORRECT: "correct %",
-    Outcome.INCORRECT: "incorrect %",
-    Outcome.NO_ANSWER: "no answer %",
-    Outcome.REFUSED: "refused %",
-    Outcome.UNGRADED: "ungraded %",
-    Outcome.INFRASTRUCTURE: "infra. %",
+    Outcome.CORRECT: "correct\n%",
+    Outcome.INCORRECT: "incorr.\n%",
+    Outcome.NO_ANSWER: "no ans.\n%",
+    Outcome.REFUSED: "refused\n%",
+    Outcome.UNGRADED: "ungrad.\n%",
+    Outcome.INFRASTRUCTURE: "infra.\n%",
 }
 
 
-def _cells(summary: Summary, ks: list[int]) -> list[str]:
-    shares = (summary.outcomes[outcome].share.value for outcome in Outcome) if summary.outcomes else ()
+def _table(title: Text, caption: str) -> Table:
+    """An empty table with its first column; narrow, so that it fits 80 characters."""
+    table = Table(title=title, caption=caption, caption_justify="left", title_justify="left", box=box.SIMPLE_HEAD)
+    table.pad_edge = False
+    table.padding = 0, 0, 0, 1
+    # The one column that may give way: a cut interval would be worse than a wrapped name.
+    table.add_column("family", min_width=8)
+    return table
+
+
+def _cells(summary: Summary, ks: Sequence[int], outcomes: Sequence[Outcome]) -> list[str]:
+    shares = (summary.outcomes[outcome].share.value for outcome in outcomes)
     return [
         str(summary.n_tasks),
         *(interval(summary.pass_at.get(k)) for k in ks),
@@ -91,10 +100,9 @@ def comparison_table(comparison: Comparison) -> Table:
     if comparison.n_left_out:
         caption += f"; {comparison.n_left_out} tasks not graded in both left out"
     title = Text.assemble(*names)
-    table = Table(title=title, caption=caption, caption_justify="left", title_justify="left")
-    table.add_column("family")
-    for heading in ("tasks", "before %", "after %", "difference", "better", "worse", "p"):
-        table.add_column(heading, justify="right")
+    table = _table(title, caption)
+    for heading in ("tasks", "before\n%", "after\n%", "difference\npoints", "better–\nworse", "p"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for family, difference in comparison.families.items():
         table.add_row(foreign(family, 32), *_difference_cells(difference))
     table.add_section()
@@ -109,7 +117,6 @@ def _difference_cells(difference: PairedDifference) -> list[str]:
         percent(difference.before),
         percent(difference.after),
         points(difference.difference),
-        str(difference.better),
-        str(difference.worse),
+        f"{difference.better}–{difference.worse}",
         "–" if p is None else f"{p:.2g}" if p >= 1e-4 else "< 0.0001",
     ]

@@ -1,0 +1,59 @@
+"""The command `nbagent`. Importing this imports nothing heavy; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated
+
+import typer
+
+from nbagent import __version__
+from nbagent.cli_group import Commands
+from nbagent.cli_notebooks import execute, replay
+from nbagent.cli_runs import report, validate
+from nbagent.cli_score import compare, score
+
+app = typer.Typer(
+    name="nbagent",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    # Tracebacks with local variables would print keys.
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Train, score and replay language-model agents that work in Jupyter notebooks on bioinformatics data.\n\n"
+    "Begin with [bold]nbagent demo --out runs/demo[/bold]: it trains a small agent on this machine, scores it "
+    "before and after, and writes a report. Every command explains itself with --help.",
+)
+app.command("score")(score)
+app.command("compare")(compare)
+app.command("replay")(replay)
+app.command("exec")(execute)
+app.command("report")(report)
+app.command("validate")(validate)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"nbagent {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+def main() -> None:
+    """The console script."""
+    # A polite kill ends like Ctrl-C: what runs is saved and no process stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    app()
+
+
+if __name__ == "__main__":
+    main()
