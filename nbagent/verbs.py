@@ -1,0 +1,233 @@
+"""What each tool does to the notebook and its kernel, and what the agent reads of it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from nbagent import wording
+from nbagent.errors import InfrastructureError, StorageError
+from nbagent.notebook import CellType, NotebookDocument, UnknownCell, valid_outputs
+from nbagent_context.render import head_tail, output_text
+from nbagent_kernels import CellResult, KernelError, PathOutside, Session, SessionSpec, open_session
+
+READ_BYTES = 8 << 20
+"""Most that is read of a file: far more than is shown, so that the end of most files is among it."""
+LISTED_ENTRIES = 200
+"""Most entries of a folder that are listed."""
+_HOST_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a tool answered."""
+
+    text: str
+    """The observation."""
+    short: str
+    """The action in one short line."""
+    cell_id: str = ""
+    """The cell it ran, changed or added."""
+    shown: bool = False
+    """True when the notebook shows the action and the whole answer."""
+
+
+class Verbs:
+    """The tools over one notebook and one session, which opens in the background.
+
+    Args:
+        document: the notebook.
+        spec: the session to open.
+        backend: where it runs.
+        record: is called for every event.
+        chars: longest observation, in characters.
+        ids: name the cell in the observation of its run.
+    """
+
+    def __init__(
+        self,
+        document: NotebookDocument,
+        spec: SessionSpec,
+        backend: str,
+        record: Callable[..., None],
+        *,
+        chars: int,
+        ids: bool,
+    ) -> None:
+        self._document, self._record, self._chars, self._ids = document, record, chars, ids
+        self._opening = asyncio.ensure_future(open_session(spec, backend))
+        self._closing: asyncio.Task[None] | None = None
+        self._seconds = 0.0
+        self._step = 0
+
+    async def take(self, step: int, tool: str, args: dict[str, str], seconds: float) -> Reply:
+        """Do what a checked call asks for; `seconds` is how long a cell may run.
+
+        Raises:
+            InfrastructureError: no session came up, or it failed on the host's side.
+        """
+        self._step, self._seconds = step, seconds
+        verbs: dict[str, Callable[..., Awaitable[Reply]]] = {
+            "run_cell": self._run_cell,
+            "edit_cell": self._edit_cell,
+            "insert_cell": self._insert_cell,
+            "delete_cell": self._delete_cell,
+            "add_markdown": self._add_markdown,
+            "restart_kernel": self._restart_kernel,
+            "list_dir": self._list_dir,
+            "read_file": self._read_file,
+        }
+        try:
+            with _on_the_host():
+                return await verbs[tool](**args)
+        except UnknownCell as error:
+            return Reply(wording.no_cell(error.args[0], self._document.ids), short=wording.short(tool, error.args[0]))
+
+    async def close(self) -> None:
+        """End the session. A caller that is cancelled meanwhile leaves the closing to run to its end."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._end())
+        await asyncio.shield(self._closing)
+
+    async def _end(self) -> None:
+        self._opening.cancel()
+        await asyncio.wait({self._opening})
+        # A session that never came up has nothing to close; whoever needed it has been told.
+        if not self._opening.cancelled() and self._opening.exception() is None:
+            with _on_the_host():
+                await self._opening.result().close()
+
+    async def _session(self) -> Session:
+        # Shielded: a step that is cancelled must not cancel the opening, whose session close() is to end.
+        return await asyncio.shield(self._opening)
+
+    async def _run_cell(self, code: str, cell: str | None = None) -> Reply:
+        if cell is None:
+            cell = self._insert(code, "code", None)
+        else:
+            if self._document.cell(cell)["cell_type"] != "code":
+                return Reply(wording.not_code(cell), short=wording.short("run_cell", cell))
+            self._replace(cell, code)
+        session = await self._session()
+        result = await session.execute(code, self._seconds)
+        outputs = valid_outputs(result.outputs)
+        self._document.set_outputs(cell, outputs, result.execution_count)
+        self._record(
+            "execution",
+            step=self._step,
+            cell=cell,
+            source=code,
+            execution_count=result.execution_count,
+            status=result.status,
+            seconds=round(result.seconds, 6),
+            state_kept=result.state_kept,
+            cause=result.cause,
+            dropped_bytes=result.dropped_bytes,
+            outputs=outputs,
+        )
+        if not result.state_kept:
+            self._record("kernel", step=self._step, op="lost", cause=result.cause or result.status)
+        told = self._told(result)
+        text = head_tail(output_text(outputs), self._chars)
+        lines = [f"[{cell}]" if self._ids else "", text, *told, "" if text or told else wording.NO_OUTPUT]
+        text = "\n".join(line for line in lines if line)
+        return Reply(text, wording.short("run_cell", cell), cell, shown=not told)
+
+    def _told(self, result: CellResult) -> list[str]:
+        """What the notebook does not show of a run."""
+        lines = [wording.dropped(result.dropped_bytes)] if result.dropped_bytes else []
+        if result.status == "timeout":
+            lines.append(wording.timed_out(self._seconds, result.state_kept))
+        elif result.status == "dead" or not result.state_kept:
+            lines.append(wording.died(result.cause))
+        return lines
+
+    async def _edit_cell(self, cell: str, source: str) -> Reply:
+        self._replace(cell, source)
+        return Reply(wording.edited(cell), wording.short("edit_cell", cell), cell)
+
+    async def _insert_cell(self, source: str, before: str | None = None) -> Reply:
+        cell = self._insert(source, "code", before)
+        return Reply(wording.inserted(cell), wording.short("insert_cell", cell), cell)
+
+    async def _add_markdown(self, text: str, before: str | None = None) -> Reply:
+        cell = self._insert(text, "markdown", before)
+        return Reply(wording.added(cell), wording.short("add_markdown", cell), cell)
+
+    async def _delete_cell(self, cell: str) -> Reply:
+        index, kind = self._document.index(cell), self._document.cell(cell)["cell_type"]
+        self._document.delete(cell)
+        self._record("cell", step=self._step, op="delete", cell=cell, index=index, cell_type=kind, source="")
+        return Reply(wording.deleted(cell), wording.short("delete_cell", cell))
+
+    async def _restart_kernel(self) -> Reply:
+        await (await self._session()).restart()
+        self._record("kernel", step=self._step, op="restart", cause="asked for")
+        return Reply(wording.RESTARTED, "restart_kernel")
+
+    async def _list_dir(self, path: str = ".") -> Reply:
+        short = wording.short("list_dir", path)
+        session = await self._session()
+        try:
+            entries = await session.list(path)
+        except (PathOutside, OSError, ValueError) as error:
+            return Reply(_path_problem(path, error), short)
+        self._record("file", step=self._step, op="list", path=path, bytes=0)
+        lines = [f"{e.path}/" if e.is_dir else f"{e.path} ({wording.byte_size(e.size)})" for e in entries]
+        if len(lines) > LISTED_ENTRIES:
+            lines[LISTED_ENTRIES:] = [wording.more_entries(len(lines) - LISTED_ENTRIES)]
+        return Reply(head_tail("\n".join(lines), self._chars) or wording.EMPTY_FOLDER, short)
+
+    async def _read_file(self, path: str) -> Reply:
+        short = wording.short("read_file", path)
+        session = await self._session()
+        try:
+            data = await session.read(path, READ_BYTES)
+        except (PathOutside, OSError, ValueError) as error:
+            return Reply(_path_problem(path, error), short)
+        self._record("file", step=self._step, op="read", path=path, bytes=len(data))
+        text = data.decode("utf-8", "replace")
+        if b"\0" in data or text.count("\ufffd") > len(text) // 20 + 1:
+            more = "at least " if len(data) == READ_BYTES else ""
+            return Reply(wording.binary(path, more + wording.byte_size(len(data))), short)
+        text = head_tail(text, self._chars)
+        if len(data) == READ_BYTES:
+            text += f"\n{wording.only_first(wording.byte_size(READ_BYTES))}"
+        return Reply(text or wording.EMPTY_FILE, short)
+
+    def _insert(self, source: str, cell_type: CellType, before: str | None) -> str:
+        index = len(self._document.node["cells"]) if before is None else self._document.index(before)
+        cell = self._document.insert(index, source, cell_type)
+        self._record("cell", step=self._step, op="insert", cell=cell, index=index, cell_type=cell_type, source=source)
+        return cell
+
+    def _replace(self, cell: str, source: str) -> None:
+        self._document.replace(cell, source)
+        index, kind = self._document.index(cell), self._document.cell(cell)["cell_type"]
+        self._record("cell", step=self._step, op="edit", cell=cell, index=index, cell_type=kind, source=source)
+
+
+def _path_problem(path: str, error: Exception) -> str:
+    """The observation for a path that cannot be used; raises what is the host's fault."""
+    if isinstance(error, PathOutside):
+        return wording.file_problem(path, wording.OUTSIDE)
+    if isinstance(error, KernelError) or (isinstance(error, OSError) and error.errno in _HOST_ERRNO):
+        raise error
+    for kind, what in wording.FILE_PROBLEMS.items():
+        if isinstance(error, kind):
+            return wording.file_problem(path, what)
+    return wording.file_problem(path, (isinstance(error, OSError) and error.strerror) or str(error) or "cannot be read")
+
+
+@contextmanager
+def _on_the_host() -> Iterator[None]:
+    """Turns what sessions raise into infrastructure failures."""
+    try:
+        yield
+    except KernelError as error:
+        raise InfrastructureError(f"{type(error).__name__}: {error}") from error
+    except OSError as error:
+        raise StorageError(f"{type(error).__name__}: {error}") from error
