@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import functools
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -47,6 +50,13 @@ def nbagent(*words: str, cwd: Path) -> str:
     return done.stdout
 
 
+@functools.cache
+def help_of(command: tuple[str, ...]) -> str:
+    """What `nbagent COMMAND --help` prints."""
+    with tempfile.TemporaryDirectory() as folder:
+        return nbagent(*command, "--help", cwd=Path(folder))
+
+
 def test_the_first_lines_say_how_to_begin() -> None:
     first = README.splitlines()[:15]
     assert any(line.strip().startswith("make demo") for line in first)
@@ -58,17 +68,28 @@ def test_there_are_commands_to_try() -> None:
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_a_command_and_its_flags_exist(words: list[str], tmp_path: Path) -> None:
-    names = [words[0]] + (words[1:2] if words[0] in {"tasks", "bixbench", "sandbox"} else [])
-    helped = nbagent(*[n for n in names if n != "--help"], "--help", cwd=tmp_path)
+def test_a_command_and_its_flags_exist(words: list[str]) -> None:
+    helped = help_of(tuple(words[: 2 if words[0] in {"tasks", "bixbench", "sandbox"} else 1]))
     unknown = [flag for w in words if w.startswith("--") if (flag := w.partition("=")[0]) not in helped]
     assert not unknown
 
 
+@pytest.mark.slow
 def test_the_tasks_command_runs(tmp_path: Path) -> None:
     (words,) = {tuple(c) for c in commands() if c[:2] == ["tasks", "make"] and "--n" in c and "--seed" in c}
     nbagent(*words, cwd=tmp_path)
     assert (tmp_path / words[2] / "BixBench.jsonl").is_file()
+
+
+def test_the_questions_shown_are_a_set(tmp_path: Path) -> None:
+    lines = code(README)
+    begin = next(i for i, line in enumerate(lines) if line.startswith("question,answer,data_folder"))
+    rows = list(csv.DictReader(lines[begin : begin + 3]))
+    (tmp_path / "questions.csv").write_text("\n".join(lines[begin : begin + 3]) + "\n")
+    for row in rows:
+        (tmp_path / row["data_folder"]).mkdir()
+        (tmp_path / row["data_folder"] / "data.csv").write_text("a,b\n1,2\n")
+    assert "2 tasks" in nbagent("tasks", "check", "questions.csv", cwd=tmp_path)
 
 
 def test_make_targets_and_variables_exist() -> None:
