@@ -152,8 +152,8 @@ def make_stream(channel: Channel, name: str, fd: int) -> Any:
                 self.at = time.monotonic()
                 # What a subprocess wrote came before the text that is only now being flushed.
                 for text in (below, "".join(pending)):
-                    if text:
-                        channel.send("stream", {"name": name, "text": text})
+                    for at in range(0, len(text), GATHER_CHARS):
+                        channel.send("stream", {"name": name, "text": text[at : at + GATHER_CHARS]})
 
         def drain(self) -> str:
             """What C code and subprocesses wrote to the descriptor, without waiting."""

@@ -7,7 +7,6 @@ next output, `update_display_data` rewrites the cell's outputs of that display i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,6 @@ from nbagent_kernels.types import Limits, Output
 
 ERROR_BYTES = 1 << 16
 """An error is kept up to this size even where the cap is reached: it is what the reader needs most."""
-_OVERWRITTEN = re.compile(r".*\r(?=[^\n])")
 
 
 class OutputFold:
@@ -61,7 +59,7 @@ class OutputFold:
         """The outputs, plain nbformat v4 dicts."""
         for output in self._outputs:
             if output["output_type"] == "stream":
-                output["text"] = _OVERWRITTEN.sub("", "".join(self._streams[output["name"]]))
+                output["text"] = _overwrite("".join(self._streams[output["name"]]))
         outputs = list(self._outputs)
         for i in range(len(outputs) - 1):
             if _is_stream(outputs[i], "stderr") and _is_stream(outputs[i + 1], "stdout"):
@@ -138,6 +136,14 @@ class OutputFold:
             output["evalue"] = output["evalue"][:ERROR_BYTES]
             output["traceback"] = traceback if size <= ERROR_BYTES else []
             self._outputs.append(output)
+
+
+def _overwrite(text: str) -> str:
+    """Each line from after its last carriage return; one at the very end of a line stays, as in nbclient."""
+    if "\r" not in text:
+        return text
+    # nbclient's `.*\r(?=[^\n])` takes quadratic time on a long line.
+    return "\n".join(line[line.rfind("\r", 0, max(len(line) - 1, 0)) + 1 :] for line in text.split("\n"))
 
 
 def _is_stream(output: Output, name: str) -> bool:
