@@ -11,11 +11,12 @@ from typing import Any
 
 import nbformat
 
-from nbagent.actions import ActionFormat
-from nbagent.env import brief_of
+from nbagent.action import ActionFormat
+from nbagent.env import EnvLimits, brief_of
 from nbagent.errors import TaskFormatError
 from nbagent.prompts import PromptBuilder
 from nbagent.tasks import Task
+from nbagent.wording import steps_left
 from nbagent_context import Exchange, Policy, Window
 from nbagent_context.render import output_text
 
@@ -38,7 +39,9 @@ def reference_cells(task: Task) -> list[dict[str, Any]]:
     return cells
 
 
-def demonstrate(task: Task, action_format: ActionFormat, policy: Policy, prompts: PromptBuilder) -> list[Step]:
+def demonstrate(
+    task: Task, action_format: ActionFormat, policy: Policy, prompts: PromptBuilder, limits: EnvLimits
+) -> list[Step]:
     """The steps of one demonstration.
 
     Raises:
@@ -53,9 +56,14 @@ def demonstrate(task: Task, action_format: ActionFormat, policy: Policy, prompts
     steps: list[Step] = []
     budget, count = prompts.budget(), prompts.count
 
+    def window() -> Window:
+        left = limits.max_steps - len(history)
+        notice = steps_left(left) if left <= limits.warn_steps else ""
+        return policy.window(brief, notebook, history, notice, budget, count)
+
     for number, cell in enumerate(cells):
         text = action_format.render("run_cell", {"code": cell["source"]})
-        steps.append((policy.window(brief, notebook, history, "", budget, count), text))
+        steps.append((window(), text))
         cell_id = f"c{number + 1}"
         shown = nbformat.v4.new_code_cell(
             cell["source"], id=cell_id, outputs=cell["outputs"], execution_count=number + 1
@@ -64,12 +72,7 @@ def demonstrate(task: Task, action_format: ActionFormat, policy: Policy, prompts
         observation = output_text(cell["outputs"])
         history.append(Exchange(number, text, "run_cell", observation, cell_id, shown=True, short=f"run_cell {cell_id}"))
     answer = output_text(cells[-1]["outputs"]).strip()
-    steps.append(
-        (
-            policy.window(brief, notebook, history, "", budget, count),
-            action_format.render("submit_answer", {"answer": answer}),
-        )
-    )
+    steps.append((window(), action_format.render("submit_answer", {"answer": answer})))
     return steps
 
 

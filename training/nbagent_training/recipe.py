@@ -53,6 +53,8 @@ class Agent(Recipe):
     """Options of the context policy."""
     max_steps: int = Field(20, ge=1)
     """Model calls an episode may take."""
+    warn_steps: int = Field(3, ge=0)
+    """The agent is told to submit when so many steps are left; demonstrations show the same notice."""
     max_new_tokens: int = Field(1024, ge=1)
     """Tokens one answer of the model may take."""
     cell_timeout_s: float = Field(600, gt=0)

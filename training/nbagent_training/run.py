@@ -18,7 +18,6 @@ from rich.console import Console
 
 from nbagent.actions import action_format
 from nbagent.env import EnvLimits
-from nbagent.errors import RecipeError
 from nbagent.models.base import SamplingParams
 from nbagent.models.hf import HFModel, load
 from nbagent.prompts import PromptBuilder
@@ -33,7 +32,7 @@ from nbagent_training.demonstrations import Step, demonstrate, text_of_steps
 from nbagent_training.learn import learn
 from nbagent_training.packing import TreeRow, pack
 from nbagent_training.practice import Practice
-from nbagent_training.recipe import TrainRecipe
+from nbagent_training.recipe import Agent, TrainRecipe
 from nbagent_training.scoring import score_stage
 from nbagent_training.scratch import make_model, make_tokenizer
 from nbagent_training.warmstart import warm_start
@@ -100,7 +99,7 @@ class TrainingRun:
             action_format=agent.action_format,
             policy=agent.policy,
             policy_options=dict(agent.policy_options),
-            limits=EnvLimits(max_steps=agent.max_steps, cell_timeout_s=agent.cell_timeout_s),
+            limits=_limits(agent),
             sampling=SamplingParams(max_new_tokens=agent.max_new_tokens, temperature=temperature),
             backend=agent.backend,
             run_seed=self.recipe.seed,
@@ -147,7 +146,8 @@ class TrainingRun:
         chosen = policy(self.recipe.agent.policy, **self.recipe.agent.policy_options)
         # Windows are made before there is a tokenizer, so the budget is that of the characters' bound.
         roomy = PromptBuilder(None, 1 << 30, 0)
-        return [demonstrate(task, fmt, chosen, roomy) for task in tasks]
+        limits = _limits(self.recipe.agent)
+        return [demonstrate(task, fmt, chosen, roomy, limits) for task in tasks]
 
     def _folder(self, name: str) -> Path:
         return self.run.checkpoints / name
@@ -285,6 +285,10 @@ class TrainingRun:
         path.write_text(json.dumps({**known, **facts}, indent=1) + "\n")
 
 
+def _limits(agent: Agent) -> EnvLimits:
+    return EnvLimits(max_steps=agent.max_steps, cell_timeout_s=agent.cell_timeout_s, warn_steps=agent.warn_steps)
+
+
 def _with_lora(model: Any, rank: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
@@ -295,8 +299,3 @@ def _numbers(logs: dict[str, float]) -> dict[str, float]:
     """What a metrics line keeps: finite numbers under short names."""
     return {k: round(float(v), 6) for k, v in logs.items() if isinstance(v, int | float) and float(v) == float(v)}
 
-
-def check_gpu(recipe: TrainRecipe) -> None:
-    """Raises RecipeError where the recipe asks for what this machine lacks."""
-    if recipe.model.folder and not Path(recipe.model.folder).is_dir():
-        raise RecipeError(f"model.folder: {recipe.model.folder}: no such folder; give a local Hugging Face causal LM")

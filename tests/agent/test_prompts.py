@@ -1,0 +1,55 @@
+"""Prompts as ids: parts encoded on their own and joined, template pieces exact."""
+
+import pytest
+
+from nbagent.prompts import PromptBuilder
+from nbagent_context import Window, message
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from nbagent_training.scratch import make_tokenizer
+
+    return make_tokenizer(["import pandas as pd\nprint(df.mean())\n12.5 genes"] * 30, 340)
+
+
+def test_ids_are_the_parts_ids_between_the_templates_pieces(tokenizer):
+    window = Window((message("system", ["be ", "brief"]), message("user", ["how many\n", "genes?\n"])), 0)
+    builder = PromptBuilder(tokenizer, 512, 100)
+    ids = builder.build(window).ids
+    encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+    wanted = [
+        *encode("<|system|>"), *encode("be "), *encode("brief"),
+        *encode("<|user|>"), *encode("how many\n"), *encode("genes?\n"), *encode("<|assistant|>"),
+    ]  # fmt: skip
+    assert list(ids) == wanted
+    text = tokenizer.apply_chat_template(
+        [{"role": "system", "content": "be brief"}, {"role": "user", "content": "how many\ngenes?\n"}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    assert tokenizer.decode(ids) == text
+
+
+def test_a_budget_kept_is_a_prompt_that_fits(tokenizer):
+    builder = PromptBuilder(tokenizer, 512, 100)
+    budget = builder.budget()
+    parts = ["a b c\n"] * 20
+    window = Window((message("system", ["x"]), message("user", parts)), 0)
+    counted = 2 * budget.per_message + builder.count("x") + sum(map(builder.count, parts))
+    assert len(builder.build(window).ids) <= counted + 512 - 100 - budget.tokens
+
+
+def test_without_a_tokenizer_counts_are_a_bound_in_bytes():
+    builder = PromptBuilder(None, 512, 100)
+    assert not builder.exact
+    assert builder.count("Ä1") == 3
+    assert builder.build(Window((message("user", ["q"]),), 0)).ids is None
+
+
+def test_a_template_that_drops_a_message_is_refused(tokenizer):
+    from nbagent.errors import ModelFolderError
+
+    broken = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|im_end|>", chat_template="none")
+    with pytest.raises(ModelFolderError, match="system message"):
+        PromptBuilder(broken, 512, 100).budget()
