@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from nbagent.errors import UsageError
+from nbagent.trajectory import Trajectory
+
 
 @dataclass(frozen=True, slots=True)
 class StepSample:
@@ -32,3 +35,40 @@ class StepSample:
     """Version of the weights that sampled it."""
     state_key: str = ""
     """Hash of the normalised notebook state the call saw."""
+
+
+def samples(trajectory: Trajectory) -> list[StepSample]:
+    """The training rows of a trajectory, one per model call, in order; none where it has no reward.
+
+    Raises:
+        UsageError: a call without token ids or log-probs, as remote chat endpoints make them.
+    """
+    reward = trajectory.reward
+    if reward is None:
+        return []
+    calls = list(trajectory.calls())
+    rows = []
+    for number, call in enumerate(calls):
+        event = call.event
+        if call.prompt_ids is None or event["completion_ids"] is None or event["logprobs"] is None:
+            raise UsageError(
+                f"{trajectory.rollout_id}: its model gave no token ids and log-probs, which training needs; "
+                "train on rollouts of a local model"
+            )
+        rows.append(
+            StepSample(
+                task_id=trajectory.task_id,
+                rollout_id=trajectory.rollout_id,
+                step=number,
+                n_steps=len(calls),
+                prompt_ids=call.prompt_ids,
+                completion_ids=tuple(event["completion_ids"]),
+                logprobs=tuple(event["logprobs"]),
+                reward=reward,
+                truncated=trajectory.truncated,
+                kind=event["call_kind"],
+                version=event["version"],
+                state_key=event["state_key"],
+            )
+        )
+    return rows

@@ -1,0 +1,188 @@
+"""Many rollouts at once, on one asyncio loop in a thread of its own, so that training never starves the kernels."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from nbagent.models.base import Model
+from nbagent.prompts import PromptBuilder
+from nbagent.rollout import RolloutSettings, prompt_builder, roll
+from nbagent.runfolder import RunFolder
+from nbagent.tasks import Task
+from nbagent.trajectory import Trajectory
+
+T = TypeVar("T")
+CONCURRENCY = 96
+"""Rollouts at once: what one batch of a small model holds; each has a kernel of its own."""
+CLOSE_S = 60.0
+"""Seconds that cancelled rollouts have to end their kernels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The rollouts of one task, from one version of the weights."""
+
+    task: Task
+    trajectories: Sequence[Trajectory]
+
+
+@runtime_checkable
+class RolloutSource(Protocol):
+    """Where a trainer's rollouts come from; a queue that works ahead is one too."""
+
+    def next_groups(self, n: int, version: int) -> list[Group]:
+        """The next n groups, sampled by the weights of this version, or by older ones where the source works ahead."""
+        ...
+
+
+class Rollouts:
+    """Runs rollouts for a caller that is not asynchronous.
+
+    Example:
+        >>> with Rollouts() as rollouts:
+        ...     made = rollouts.run([], model=None, settings=RolloutSettings())
+        >>> made
+        []
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._prompts: tuple[Model, int, PromptBuilder] | None = None
+
+    def __enter__(self) -> Rollouts:
+        """Start the thread. Raises the limit on open files: a session takes several."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="nbagent-rollouts", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Cancel what still runs, end the loop and its thread."""
+        if self._loop is None or self._thread is None:
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop = self._thread = None
+
+    def _serve(self) -> None:
+        loop = self._loop
+        assert loop is not None
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            loop.close()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and wait for it. Ctrl-C cancels it and goes on up once it has cleaned up.
+
+        Raises:
+            RuntimeError: outside the `with` block.
+            KeyboardInterrupt: after the work was cancelled.
+        """
+        if self._loop is None:
+            work.close()
+            raise RuntimeError("use Rollouts in a with block")
+        ended = threading.Event()
+        future = asyncio.run_coroutine_threadsafe(_then(work, ended), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            # A future that is cancelled is done at once; its coroutine still has kernels to close.
+            if future.cancel() or future.cancelled():
+                ended.wait(CLOSE_S)
+            raise
+
+    def run(
+        self,
+        jobs: Sequence[tuple[Task, str]],
+        model: Model,
+        settings: RolloutSettings,
+        run: RunFolder | None = None,
+        version: int = 0,
+        progress: Callable[[], None] | None = None,
+        concurrency: int = CONCURRENCY,
+    ) -> list[Trajectory]:
+        """Make the rollouts of `jobs`, pairs of a task and a rollout id.
+
+        Args:
+            jobs: what to make.
+            model: who answers.
+            settings: shared by all.
+            run: where event logs go; None keeps them in memory.
+            version: of the model's weights.
+            progress: is called in the loop's thread whenever a rollout has ended.
+            concurrency: rollouts at once.
+
+        Returns:
+            Their trajectories, in the order of the jobs.
+
+        Raises:
+            UsageError: settings that no rollout could use.
+            InfrastructureError: a cause that ends every rollout, such as a full disk; what had ended is kept.
+            KeyboardInterrupt: after all rollouts were cancelled and their kernels ended.
+        """
+        if not jobs:
+            return []
+        return self.call(self._run(jobs, model, settings, run, version, progress, concurrency))
+
+    def _builder(self, model: Model, settings: RolloutSettings) -> PromptBuilder:
+        length = settings.sampling.max_new_tokens
+        if self._prompts is None or self._prompts[0] is not model or self._prompts[1] != length:
+            self._prompts = (model, length, prompt_builder(model, settings))
+        return self._prompts[2]
+
+    async def _run(
+        self,
+        jobs: Sequence[tuple[Task, str]],
+        model: Model,
+        settings: RolloutSettings,
+        run: RunFolder | None,
+        version: int,
+        progress: Callable[[], None] | None,
+        concurrency: int,
+    ) -> list[Trajectory]:
+        prompts = self._builder(model, settings)
+        made: dict[int, Trajectory] = {}
+        waiting = iter(enumerate(jobs))
+
+        async def work() -> None:
+            # Nothing is awaited between two rollouts: a model that counts them sees the next before it samples again.
+            for index, (task, rollout_id) in waiting:
+                made[index] = await roll(task, rollout_id, model, settings, run, version, prompts)
+                if progress is not None:
+                    progress()
+
+        workers = [asyncio.create_task(work()) for _ in range(min(concurrency, len(jobs)))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        return [made[index] for index in range(len(jobs))]
+
+
+async def _then(work: Coroutine[Any, Any, T], ended: threading.Event) -> T:
+    try:
+        return await work
+    finally:
+        ended.set()

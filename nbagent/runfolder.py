@@ -1,0 +1,217 @@
+"""Run folders: `recipe.toml, run.json, rollouts/, blobs/, notebooks/, metrics.jsonl, checkpoints/, report.html`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from nbagent.blobs import Blobs, storage_failed
+from nbagent.errors import RunFolderError, TrajectoryError
+from nbagent.trajectory import Trajectory
+
+_ID = re.compile(r"[A-Za-z0-9_=+@-][A-Za-z0-9_.=+@-]{0,199}")
+
+
+def rollout_id(*parts: str | int) -> str:
+    """A rollout's id, usable as a file name, from what tells it apart, e.g. `("heldout", task_id, 0)`.
+
+    Characters that a file name should not have become `_`, with a hash added so that different parts never meet.
+    """
+    text = "-".join(str(part) for part in parts)
+    if _ID.fullmatch(text):
+        return text
+    mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    return re.sub(r"[^A-Za-z0-9_=+@-]", "_", text)[:180] + "-" + mark
+
+
+class RunFolder:
+    """One run's files. Made by `create` or `open`; everything in it can be read while the run goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rollouts = path / "rollouts"
+        self.notebooks = path / "notebooks"
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.recipe = path / "recipe.toml"
+        self.report = path / "report.html"
+        self.blobs = Blobs(path / "blobs")
+
+    @classmethod
+    def create(cls, path: Path | str, recipe_text: str, resume: bool = False) -> RunFolder:
+        """Begin a run, or go on with one.
+
+        Args:
+            path: a folder that does not exist or is empty; with `resume` one that may hold a run.
+            recipe_text: the resolved recipe, written before anything else.
+            resume: go on with the run that is there, whose recipe must be the same.
+
+        Raises:
+            RunFolderError: the folder holds another run or other files, or a run of another recipe.
+            StorageError: it cannot be written.
+        """
+        run = cls(Path(path))
+        if run.path.exists() and not run.path.is_dir():
+            raise RunFolderError(f"{run.path}: is a file, not a folder; give another --out")
+        if run.recipe.exists():
+            if not resume:
+                raise RunFolderError(f"{run.path}: holds another run; give another --out, or --resume to go on with it")
+            run._same_recipe(recipe_text)
+        elif run.path.is_dir() and any(run.path.iterdir()):
+            raise RunFolderError(f"{run.path}: holds files that are no run; give an empty or new folder as --out")
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            if not run.recipe.exists():
+                _replace(run.recipe, recipe_text)
+            for folder in (run.rollouts, run.path / "blobs", run.notebooks, run.checkpoints):
+                folder.mkdir(exist_ok=True)
+            if not run._description.exists():
+                run.describe(version=_version(), created=datetime.now(UTC).isoformat(timespec="seconds"), tasks=[])
+        except OSError as error:
+            storage_failed(run.path, error)
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """A run that is there. Raises RunFolderError where none is."""
+        run = cls(Path(path))
+        if not run.recipe.exists():
+            what = "holds no run (no recipe.toml)" if run.path.is_dir() else "no such folder"
+            raise RunFolderError(f"{run.path}: {what}; give the folder that was --out of a run")
+        return run
+
+    def _same_recipe(self, text: str) -> None:
+        there = self.recipe.read_text()
+        if there == text:
+            return
+        pairs = zip([*there.splitlines(), ""], [*text.splitlines(), ""], strict=False)
+        was, now = next(((a, b) for a, b in pairs if a != b), ("", ""))
+        raise RunFolderError(
+            f"{self.recipe}: the run there has another recipe (`{was.strip()}`, not `{now.strip()}`); "
+            "resume with its own recipe, or give another --out"
+        )
+
+    @property
+    def _description(self) -> Path:
+        return self.path / "run.json"
+
+    def description(self) -> dict[str, Any]:
+        """run.json: version, created, tasks (fingerprints of the sets used), and what `describe` added."""
+        if not self._description.exists():
+            return {"tasks": []}
+        described: dict[str, Any] = json.loads(self._description.read_text())
+        return described
+
+    def describe(self, **fields: Any) -> None:
+        """Add fields to run.json, or replace them. Raises StorageError."""
+        _replace(self._description, json.dumps({**self.description(), **fields}, indent=1) + "\n")
+
+    def add_tasks(self, fingerprint: Mapping[str, Any]) -> None:
+        """Note a set of tasks (`TaskSource.fingerprint()`), so that a replay finds its capsules again."""
+        known = self.description()["tasks"]
+        if dict(fingerprint) not in known:
+            self.describe(tasks=[*known, dict(fingerprint)])
+
+    def rollout_path(self, rollout: str) -> Path:
+        """The log of a rollout.
+
+        Raises:
+            RunFolderError: the id could not be a file name; `rollout_id` makes one that can.
+        """
+        if not _ID.fullmatch(rollout):
+            raise RunFolderError(f"{rollout!r}: not a rollout id (letters, digits and _.=+@- only)")
+        return self.rollouts / f"{rollout}.jsonl"
+
+    def rollout_ids(self) -> list[str]:
+        """Ids of all rollouts begun, sorted."""
+        return sorted(path.stem for path in self.rollouts.glob("*.jsonl"))
+
+    def load(self, rollout: str) -> Trajectory:
+        """One rollout's trajectory.
+
+        Raises:
+            RunFolderError: the run has no such rollout.
+            TrajectoryError: its log is damaged.
+        """
+        path = self.rollout_path(rollout)
+        if not path.exists():
+            there = self.rollout_ids()
+            known = f"it has {len(there)}, e.g. {', '.join(there[:3])}" if there else "it has none"
+            raise RunFolderError(f"{self.path}: no rollout {rollout!r} in this run; {known}")
+        return Trajectory.load(path, self.blobs)
+
+    def trajectories(self) -> Iterator[Trajectory]:
+        """Every rollout that began, sorted by id; those cut off before their first whole line are left out."""
+        for rollout in self.rollout_ids():
+            try:
+                yield self.load(rollout)
+            except TrajectoryError as error:
+                if "the log is empty" not in str(error):
+                    raise
+
+    def done_ids(self) -> set[str]:
+        """Ids of the rollouts a resumed run need not make again: they ended, and not by an infrastructure failure."""
+        done = set()
+        for path in self.rollouts.glob("*.jsonl"):
+            last = _last_line(path)
+            if last.get("kind") == "end" and last.get("outcome") != "infrastructure":
+                done.add(path.stem)
+        return done
+
+    def log_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl. Raises StorageError."""
+        line = json.dumps(dict(metrics)) + "\n"
+        try:
+            with self.metrics.open("a") as file:
+                file.write(line)
+        except OSError as error:
+            storage_failed(self.metrics, error)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a torn last line is left out."""
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text().split("\n")[:-1]]
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write by rename: a kill leaves the old text or the new, never half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text)
+        partial.rename(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        storage_failed(path, error)
+
+
+def _last_line(path: Path) -> dict[str, Any]:
+    """The last whole line, read from the file's end; {} where there is none or it is damaged."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        block = 1 << 12
+        while True:
+            file.seek(max(0, size - block))
+            lines = file.read().split(b"\n")[:-1]
+            if len(lines) > 1 or block >= size:
+                break
+            block *= 8
+    try:
+        event = json.loads(lines[-1]) if lines else {}
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def _version() -> str:
+    try:
+        return version("nbagent")
+    except PackageNotFoundError:
+        return "unknown"
