@@ -5,7 +5,10 @@ They are written in BixBench's format and read by the same loader as any publish
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -19,7 +22,7 @@ DONE = "BixBench.jsonl"
 
 
 def open_source(location: str, cache: Path | None = None) -> TaskSource | None:
-    """The set, made in `cache/set` unless it is there; None for other locations.
+    """The set, made in a folder of `cache` unless it is there; None for other locations.
 
     Raises:
         UsageError: an option that is not n, seed or families, or a value that is no number.
@@ -36,19 +39,17 @@ def open_source(location: str, cache: Path | None = None) -> TaskSource | None:
     except ValueError:
         raise UsageError(f"{location}: n and seed are whole numbers") from None
     families = [name for name in options.get("families", "").split(",") if name]
-    temporary = None if cache is not None else tempfile.TemporaryDirectory(prefix="nbagent-bundled-")
-    root = cache if cache is not None else Path(str(temporary and temporary.name))
-    folder = root / "set"
-    if not (folder / DONE).is_file():
-        make_tasks(folder, n, seed, families or None, split or "train")
-    return _Bundled(folder / DONE, location, root / "capsules", temporary)
-
-
-class _Bundled(BixBenchSource):
-    """Keeps the temporary folder, where there is one, for as long as the source lives."""
-
-    def __init__(
-        self, path: Path, location: str, cache: Path, temporary: tempfile.TemporaryDirectory[str] | None
-    ) -> None:
-        super().__init__(path, location, cache)
-        self._made_in = temporary
+    root = cache if cache is not None else Path(tempfile.mkdtemp(prefix="nbagent-bundled-"))
+    digest = hashlib.sha256(location.encode()).hexdigest()[:8]
+    folder = root / f"{split or 'train'}-{digest}"
+    try:
+        if not (folder / DONE).is_file():
+            make_tasks(folder, n, seed, families or None, split or "train")
+        source = BixBenchSource(folder / DONE, location, root / "capsules")
+    except BaseException:
+        if cache is None:
+            shutil.rmtree(root, ignore_errors=True)
+        raise
+    if cache is None:
+        weakref.finalize(source, shutil.rmtree, root, ignore_errors=True)
+    return source

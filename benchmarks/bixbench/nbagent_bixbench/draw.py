@@ -11,12 +11,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from nbagent.errors import UsageError
 from nbagent_bixbench.families import FAMILIES, Capsule, Draft, EvalMode, Family, Kind
 from nbagent_bixbench.keys import degenerate, distractors, ideal
-from nbagent_bixbench.reference import Executed, Notebook, execute
+from nbagent_bixbench.reference import Executed, Notebook, blocking, execute, open_kernel
 
 Split = Literal["train", "validation", "heldout"]
 
@@ -103,7 +103,7 @@ def draft_tasks(
     split: str = "train",
     families: Sequence[str] | None = None,
     progress: Callable[[int], None] | None = None,
-    backend: str = "process",
+    backend: str = "fork",
 ) -> list[DrawnTask]:
     """`n` tasks, families in turn, the same for the same arguments. `progress` is told how many more are done.
 
@@ -114,7 +114,8 @@ def draft_tasks(
         raise UsageError(f"unknown split {split!r}; there are: {', '.join(get_args(Split))}")
     if not 0 <= seed < 1 << 31:
         raise UsageError(f"seed {seed} is not between 0 and {(1 << 31) - 1}")
-    return _Draw(n, seed, split, choose_families(families)).run(progress, backend)  # type: ignore[arg-type]
+    drawing = _Draw(n, seed, cast(Split, split), choose_families(families))
+    return blocking(drawing.run(progress, backend))
 
 
 class _Draw:
@@ -145,19 +146,23 @@ class _Draw:
                     slots = slots[size:]
         return groups
 
-    def run(self, progress: Callable[[int], None] | None, backend: str) -> list[DrawnTask]:
-        groups = self.groups
-        while groups:
-            asked = [question for group in groups for question in self._ask(group)]
-            notebooks = [Notebook(x.files, x.draft.cells, x.draft.rivals + x.draft.twins) for x in asked]
-            before = self._missing()
-            for question, executed in zip(asked, execute(notebooks, backend), strict=True):
-                if self.done[question.slot] is None:
-                    self.done[question.slot] = self._finish(question, executed)
-            missing = self._missing()
-            groups = [[slot] for slot in missing for _ in range(SPARE)]
-            if progress:
-                progress(len(before) - len(missing))
+    async def run(self, progress: Callable[[int], None] | None, backend: str) -> list[DrawnTask]:
+        kernel = await open_kernel(backend)
+        try:
+            groups = self.groups
+            while groups:
+                before = len(self._missing())
+                asked = [question for group in groups for question in self._ask(group)]
+                notebooks = [Notebook(x.files, x.draft.cells, x.draft.rivals + x.draft.twins) for x in asked]
+                for question, executed in zip(asked, await execute(kernel, notebooks), strict=True):
+                    if self.done[question.slot] is None:
+                        self.done[question.slot] = self._finish(question, executed)
+                missing = self._missing()
+                groups = [[slot] for slot in missing for _ in range(SPARE)]
+                if progress:
+                    progress(before - len(missing))
+        finally:
+            await kernel.close()
         return [task for task in self.done if task is not None]
 
     def _missing(self) -> list[int]:

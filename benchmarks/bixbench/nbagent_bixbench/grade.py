@@ -96,7 +96,8 @@ def number(text: str) -> Decimal | None:
 
 def normal_text(text: str) -> str:
     """Text with one form of minus, blanks and letters' case."""
-    text = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-")
+    # NFC, not NFKC: that would turn 10² into 102.
+    text = unicodedata.normalize("NFC", text).replace("\N{MINUS SIGN}", "-")
     return " ".join(text.split()).casefold()
 
 

@@ -1,7 +1,7 @@
-"""Execute reference notebooks: many per kernel to draw tasks, or a kernel for one, to check that it is the same.
+"""Execute reference notebooks: many in one kernel to draw tasks, or a kernel for each, to check that it is the same.
 
 Each notebook runs in a namespace of its own with its capsule as the current folder. Sharing a kernel saves its start
-(tens of milliseconds) and nothing else; a test compares the outputs with those of a kernel per notebook.
+and nothing else; a test compares the outputs with those of a kernel per notebook.
 """
 
 from __future__ import annotations
@@ -10,23 +10,29 @@ import asyncio
 import inspect
 import json
 import shutil
-import subprocess
-import sys
-import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nbagent_bixbench.batch_cell import run_batch
-from nbagent_kernels.session import open_session
+from nbagent_kernels.session import Session, open_session
 from nbagent_kernels.types import CellResult, SessionSpec
 
 T = TypeVar("T")
 
 BATCH = 400
-"""Notebooks per call, so that progress is seen and files do not pile up."""
+"""Notebooks per cell, so that capsules do not pile up on the disk."""
+
+PRELOAD = ("pandas", "scipy.stats", "anndata")
+"""What the reference notebooks import; far quicker to start with than the whole stack."""
+
+BATCH_S = 600.0
+"""Seconds for one cell of BATCH notebooks, which take about 3 ms each."""
+
+ALONE_S = 60.0
+"""Seconds for one cell of a notebook that has a kernel of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,64 +59,53 @@ class Executed:
     """`Type: message` of the cell that raised; then `outputs` ends before it."""
 
 
-def execute(
-    notebooks: Sequence[Notebook], backend: str = "process", progress: Callable[[int], None] | None = None
-) -> list[Executed]:
-    """Execute notebooks, many in one kernel. `progress` is told how many more are done.
-
-    Raises:
-        RuntimeError: the kernel failed.
-        KernelError: no kernel came up.
-    """
-    if not notebooks:
-        return []
-    if backend == "process":
-        return _execute_process(notebooks, progress)
-    return _blocking(_execute(notebooks, backend, progress))
+async def open_kernel(backend: str = "fork") -> Session:
+    """A session for `execute`. Raises KernelStartError."""
+    return await open_session(SessionSpec(preload=PRELOAD), backend)
 
 
-def execute_alone(notebook: Notebook, backend: str = "fork") -> Executed:
-    """Execute one notebook in a kernel of its own, cell by cell; extras are not run."""
-    return _blocking(_alone(notebook, backend))
-
-
-async def _execute(
-    notebooks: Sequence[Notebook], backend: str, progress: Callable[[int], None] | None
-) -> list[Executed]:
+async def execute(session: Session, notebooks: Sequence[Notebook]) -> list[Executed]:
+    """Execute notebooks, many per cell of one session. Raises RuntimeError where the kernel failed."""
     source = f"{inspect.getsource(run_batch)}\nrun_batch('batch')"
-    done: list[Executed] = []
-    session = await open_session(SessionSpec(), backend)
-    try:
-        for start in range(0, len(notebooks), BATCH):
-            chunk = notebooks[start : start + BATCH]
-            folder = session.workdir / "batch"
-            _write_jobs(folder, chunk)
-            result = await session.execute(source, timeout=600)
-            if result.status != "ok":
-                raise RuntimeError(f"reference notebooks did not run: {result.status} {result.cause} {_text(result)}")
-            for item in json.loads((folder / "results.json").read_text()):
-                done.append(Executed(tuple(item["outputs"]), tuple(item["extras"]), item["error"]))
-            shutil.rmtree(folder)
-            if progress:
-                progress(len(chunk))
-    finally:
-        await session.close()
-    return done
-
-
-def _execute_process(notebooks: Sequence[Notebook], progress: Callable[[int], None] | None) -> list[Executed]:
+    folder = session.workdir / "batch"
     done: list[Executed] = []
     for start in range(0, len(notebooks), BATCH):
-        chunk = notebooks[start : start + BATCH]
-        with tempfile.TemporaryDirectory() as place:
-            _write_jobs(Path(place) / "batch", chunk)
-            source = f"{inspect.getsource(run_batch)}\nrun_batch('batch')"
-            subprocess.run([sys.executable, "-c", source], cwd=place, check=True)
-            for item in json.loads((Path(place) / "batch" / "results.json").read_text()):
-                done.append(Executed(tuple(item["outputs"]), tuple(item["extras"]), item["error"]))
-        if progress:
-            progress(len(chunk))
+        _write_jobs(folder, notebooks[start : start + BATCH])
+        result = await session.execute(source, timeout=BATCH_S)
+        if result.status != "ok":
+            raise RuntimeError(f"reference notebooks did not run: {result.status} {result.cause} {_text(result)}")
+        for item in json.loads((folder / "results.json").read_text()):
+            done.append(Executed(tuple(item["outputs"]), tuple(item["extras"]), item["error"]))
+        shutil.rmtree(folder)
     return done
+
+
+async def execute_alone(notebooks: Sequence[Notebook], backend: str = "fork") -> list[Executed]:
+    """Execute notebooks cell by cell, each in a session of its own; extras are not run. Raises KernelStartError."""
+    return [await _alone(notebook, backend) for notebook in notebooks]
+
+
+def blocking(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, also where the caller's thread has a running loop already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    box: list[T] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            box.append(asyncio.run(work))
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="reference-notebooks", daemon=True)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return box[0]
 
 
 def _write_jobs(folder: Path, notebooks: Sequence[Notebook]) -> None:
@@ -129,13 +124,13 @@ def _write_jobs(folder: Path, notebooks: Sequence[Notebook]) -> None:
 
 
 async def _alone(notebook: Notebook, backend: str) -> Executed:
-    session = await open_session(SessionSpec(), backend)
+    session = await open_kernel(backend)
     outputs: list[str] = []
     try:
         for name, data in notebook.files.items():
             (session.workdir / name).write_bytes(data)
         for cell in notebook.cells:
-            result = await session.execute(cell, timeout=60)
+            result = await session.execute(cell, timeout=ALONE_S)
             if result.status != "ok":
                 return Executed(tuple(outputs), (), _text(result) or result.cause)
             outputs.append(_text(result))
@@ -152,22 +147,3 @@ def _text(result: CellResult) -> str:
         elif output["output_type"] == "error":
             parts.append(f"{output['ename']}: {output['evalue']}")
     return "".join(parts)
-
-
-def _blocking(work: Coroutine[Any, Any, T]) -> T:
-    # A thread of its own, because the caller may already be on an asyncio loop.
-    box: list[T] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            box.append(asyncio.run(work))
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="reference-notebooks")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return box[0]

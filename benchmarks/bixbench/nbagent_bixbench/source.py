@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,9 +41,10 @@ class BixBenchSource:
         self._location = location
         self._rows = read_rows(path)
         self._tasks: list[Task] | None = None
-        # The temporary folder goes with the source.
-        self._temporary = tempfile.TemporaryDirectory(prefix="nbagent-capsules-") if cache is None else None
-        self._cache = Path(self._temporary.name) if self._temporary else Path(str(cache))
+        if cache is None:
+            cache = Path(tempfile.mkdtemp(prefix="nbagent-capsules-"))
+            weakref.finalize(self, shutil.rmtree, cache, ignore_errors=True)
+        self._cache = cache
 
     @property
     def name(self) -> str:

@@ -181,21 +181,22 @@ def group_count(r: Random, c: Capsule) -> Draft:
 
 
 def group_average(r: Random, c: Capsule) -> Draft:
-    """Mean of a column in a group, 2 decimals."""
-    label, noun = c.facts["label"], c.facts["noun"]
+    """Mean of a column in a group; 2 decimals, 3 for small numbers."""
+    table, label, noun = c.tables[c.facts["file"]], c.facts["label"], c.facts["noun"]
     group, column = r.choice(c.facts["groups"]), r.choice(c.facts["columns"])
+    places = 2 if table[column].mean() >= 5 else 3
     wording = (
-        f"What is the mean {column} of {group} {noun} (2 decimals)?",
-        f"Among {group} {noun}, what is the mean {column} (2 decimals)?",
-        f"Give the mean {column} over the {group} {noun}, 2 decimals.",
+        f"What is the mean {column} of {group} {noun} ({places} decimals)?",
+        f"Among {group} {noun}, what is the mean {column} ({places} decimals)?",
+        f"Give the mean {column} over the {group} {noun}, {places} decimals.",
     )
-    second = f'print(round(df[df["{label}"]=="{group}"]["{column}"].mean(),2))'
+    second = f'print(round(df[df["{label}"]=="{group}"]["{column}"].mean(),{places}))'
     rivals = (
-        f'print(round(df["{column}"].mean(),2))',
-        f'print(round(df[df["{label}"]!="{group}"]["{column}"].mean(),2))',
+        f'print(round(df["{column}"].mean(),{places}))',
+        f'print(round(df[df["{label}"]!="{group}"]["{column}"].mean(),{places}))',
     )
     cells = (look(c.facts["file"]), second)
-    return Draft(r.choice(wording), (group, column), cells, "range_verifier", 2, rivals)
+    return Draft(r.choice(wording), (group, column), cells, "range_verifier", places, rivals)
 
 
 def diabetes_pearson(r: Random, c: Capsule) -> Draft:
