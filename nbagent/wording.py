@@ -56,7 +56,7 @@ def listing(names: Sequence[str], most: int = 50) -> str:
 
 def malformed(reason: str) -> str:
     """What the agent reads where its text is no action."""
-    return f"Not an action: {reason}."
+    return f"Not an action: {reason}{'' if reason.endswith('?') else '.'}"
 
 
 def cut_off(tokens: int | None) -> str:
@@ -72,7 +72,7 @@ def several(number: int) -> str:
 def no_cell(cell_id: str, known: Sequence[str]) -> str:
     """A cell that is not there."""
     shown = known if len(known) <= 20 else [known[0], "…", *known[-10:]]
-    return f"There is no cell {cell_id[:40]}; there are: {', '.join(shown) or 'none'}."
+    return f"There is no cell {_printable(cell_id[:40])}; there are: {', '.join(shown) or 'none'}."
 
 
 def not_code(cell_id: str) -> str:
@@ -98,12 +98,12 @@ def dropped(number: int) -> str:
 
 def file_problem(path: str, what: str) -> str:
     """A path that cannot be listed or read."""
-    return f"{path[:200]}: {what}."
+    return f"{_printable(path[:200])}: {what}."
 
 
 def binary(path: str, size: str) -> str:
     """A file that is no text."""
-    return f"{path[:200]} is a binary file ({size}); open it in a cell."
+    return f"{_printable(path[:200])} is a binary file ({size}); open it in a cell."
 
 
 def only_first(size: str) -> str:
@@ -133,7 +133,7 @@ def deleted(cell_id: str) -> str:
 
 def short(tool: str, subject: str) -> str:
     """An action in one line, for histories: the tool and what it was about, at most 60 characters of it."""
-    return " ".join(f"{tool} {subject[:60]}".split())
+    return " ".join(f"{tool} {_printable(subject[:60])}".split())
 
 
 def more_entries(number: int) -> str:
@@ -159,3 +159,8 @@ def byte_size(number: int) -> str:
             break
         amount, unit = amount / 1000, larger
     return f"{amount:.3g} {unit}" if unit != "B" else f"{number} B"
+
+
+def _printable(text: str) -> str:
+    """The agent's own words, shown back to it: without control characters, which no terminal should get from here."""
+    return "".join(character if character.isprintable() else " " for character in text)
