@@ -48,7 +48,7 @@ def test_it_is_found_by_folder_by_file_and_by_the_verified_name(folder, tmp_path
     assert len(source.tasks()) == 2
     assert source.name == "set"
     (folder / "BixBench-other.jsonl").write_text("")
-    with pytest.raises(TaskFormatError, match="holds BixBench-Verified-50.*name one of them"):
+    with pytest.raises(TaskFormatError, match=r"holds BixBench-Verified-50.*name one of them"):
         open_source(str(folder))
 
 
