@@ -17,7 +17,7 @@ import random
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import httpx
 
@@ -37,6 +37,14 @@ _FINISH: Mapping[str, FinishReason] = {
 
 class CostCapError(ModelError):
     """The next call could cost more than is left: the run stops, and goes on with a higher cap."""
+
+    stops_run: ClassVar[bool] = True
+
+
+class RefusedError(ModelError):
+    """The endpoint will answer no call of this run: a wrong key, an unknown model."""
+
+    stops_run: ClassVar[bool] = True
 
 
 class _TransientError(Exception):
@@ -142,7 +150,8 @@ class OpenAIModel:
 
         Raises:
             CostCapError: the call could cost more than is left under the cap.
-            ModelError: the endpoint refused, or failed for good after the bounded retries.
+            RefusedError: the endpoint refuses this key or model; as with the cap, the run stops.
+            ModelError: the endpoint failed for good after the bounded retries.
         """
         async with self._slots:
             if not self._model:
@@ -205,7 +214,7 @@ class OpenAIModel:
         names = [str(entry.get("id")) for entry in listed if isinstance(entry, dict)] if listed else []
         if len(names) != 1:
             some = f"{len(names)} models ({', '.join(names[:5])})" if names else "no models"
-            raise ModelError(f"{self._url}: lists {some}; name one: openai:{self._url}#MODEL")
+            raise RefusedError(f"{self._url}: lists {some}; name one: openai:{self._url}#MODEL")
         return names[0]
 
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -241,9 +250,12 @@ class OpenAIModel:
             raise _TransientError(_status(response), _retry_after(response.headers))
         if response.status_code in (401, 403):
             hint = f"set {KEYS[0]}" if not self._headers else f"check the key in {' or '.join(KEYS)}"
-            raise ModelError(f"{self._url}{path}: {_status(response)}; {hint}")
-        if not response.is_success:
+            raise RefusedError(f"{self._url}{path}: {_status(response)}; {hint}")
+        if response.status_code in (400, 413, 422):
+            # One prompt that is too long, or that a filter refuses, says nothing of the others.
             raise ModelError(f"{self._url}{path}: {_status(response)}")
+        if not response.is_success:
+            raise RefusedError(f"{self._url}{path}: {_status(response)}")
         try:
             answer = response.json()
         except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,22 @@ def open_model(spec: str, **settings: Any) -> Model:
     from nbagent.models.hf import HFModel
 
     return HFModel.load(folder, **settings)
+
+
+def is_ours(spec: str) -> bool:
+    """True for a checkpoint in a run folder whose model was made from nothing: it knows only what the run taught it.
+
+    A foreign model stays foreign when it is trained further.
+    """
+    recipe = Path(spec).resolve().parent.parent / "recipe.toml"
+    if is_remote(spec) or Path(spec).resolve().parent.name != "checkpoints" or not recipe.is_file():
+        return False
+    try:
+        table = tomllib.loads(recipe.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        return False
+    model = table.get("model")
+    return isinstance(model, dict) and model.get("folder") == ""
 
 
 def check_folder(folder: Path) -> None:

@@ -122,7 +122,10 @@ def _rows(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
     for key, value in facts.items():
         label = f"{prefix}{key}".replace("_", " ")
         if isinstance(value, dict):
-            yield from _rows(value, f"{key} · ")
+            # `stage_seconds = {grpo = 274}` gives its unit to what is in it.
+            unit = "_s" if key.endswith("_seconds") else ""
+            named = {f"{inner}{unit}": content for inner, content in value.items()}
+            yield from _rows(named, f"{key.removesuffix('_seconds')} · ")
         elif isinstance(value, list):
             yield label, ", ".join(str(item) for item in value) or "none"
         else:

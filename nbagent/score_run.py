@@ -1,0 +1,220 @@
+"""Run a score: every task n times, skipping the attempts that an earlier run of the same recipe finished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from pydantic import Field
+
+from nbagent.env import EnvLimits
+from nbagent.errors import ModelError, StorageError, UsageError
+from nbagent.models.base import Model, SamplingParams
+from nbagent.models.opening import is_ours, open_model
+from nbagent.progress import progress_bar
+from nbagent.recipe import Recipe, to_toml
+from nbagent.replay import notebook_at
+from nbagent.report import build_report
+from nbagent.rollout import RolloutSettings
+from nbagent.rollouts import Rollouts
+from nbagent.runfolder import RunFolder, rollout_id
+from nbagent.score import SCORE_FILE, Score, score_trajectories
+from nbagent.tasks import Outcome, Task, open_tasks
+from nbagent.trajectory import Trajectory
+from nbagent_kernels import BACKENDS
+
+Job = tuple[Task, str]
+"""A task and the id of one attempt at it."""
+
+NOT_COVERED = (
+    "note: the backends fork and local limit memory, files and time and give the kernel no keys, but they are no "
+    "sandbox: its code runs as you, can read and write your files and reach the network"
+)
+
+
+class ScoreRecipe(Recipe):
+    """What a score depends on; the same recipe may resume a run, another may not."""
+
+    tasks: str
+    """Location of the task set."""
+    model: str
+    """A model folder, or `openai:URL#MODEL`."""
+    backend: str
+    """Backend of the kernel sessions; named by the user, because only the user knows what the machine may lose."""
+    n: int = Field(1, ge=1)
+    """Attempts per task; for the same number of attempts, more tasks tell more than more attempts."""
+    limit: int | None = None
+    """Only the first so many tasks; None: all."""
+    temperature: float = Field(1.0, ge=0)
+    """Of sampling; 0 takes the likeliest token."""
+    seed: int = 0
+    """Seed of all sampling noise."""
+    policy: str = "drop"
+    """Context policy by name."""
+    action_format: str = "hermes"
+    """How the model writes its actions."""
+    max_steps: int = Field(20, ge=1)
+    """Model calls per attempt; the published agents take 20."""
+    max_new_tokens: int = Field(1024, ge=1)
+    """Tokens per model call."""
+    cell_timeout_s: float = Field(600.0, gt=0)
+    """Seconds one cell may run."""
+
+    def settings(self) -> RolloutSettings:
+        """The settings of its rollouts."""
+        return RolloutSettings(
+            action_format=self.action_format,
+            policy=self.policy,
+            limits=EnvLimits(max_steps=self.max_steps, cell_timeout_s=self.cell_timeout_s),
+            sampling=SamplingParams(max_new_tokens=self.max_new_tokens, temperature=self.temperature),
+            backend=self.backend,
+            run_seed=self.seed,
+        )
+
+
+def choose_backend(model: str, named: str | None) -> str:
+    """The backend for a model's code: the one named, or `fork` for a model that was made here from nothing.
+
+    Raises:
+        UsageError: a backend that is not there, or none named for a model that is not ours.
+    """
+    if named is not None and named not in BACKENDS:
+        hint = "docker is not there yet" if named == "docker" else "no such backend"
+        raise UsageError(f"--backend {named}: {hint}; there are: {', '.join(sorted(BACKENDS))}")
+    if named is None and not is_ours(model):
+        raise UsageError(
+            f"{model}: its code should run in backend docker, which is not there yet; name --backend fork or local if "
+            "code of that model may run as you on this machine"
+        )
+    return named or "fork"
+
+
+def run_score(
+    tasks: Sequence[Task],
+    model: Model,
+    settings: RolloutSettings,
+    run: RunFolder,
+    *,
+    n: int = 1,
+    name: str = "",
+    prefix: str = "",
+    fingerprint: Mapping[str, Any] | None = None,
+    details: Mapping[str, Any] | None = None,
+    concurrency: int = 8,
+    rollouts: Rollouts | None = None,
+) -> Score:
+    """Attempt every task n times and score it; attempts that are in the run folder already are not made again.
+
+    Args:
+        tasks: what to attempt.
+        model: what attempts it.
+        settings: how.
+        run: where attempts go, event logs and notebooks.
+        n: attempts per task.
+        name: the score's name.
+        prefix: first part of the rollout ids, which tells scores in one run folder apart.
+        fingerprint: of the task set, kept in the score.
+        details: kept in the score as its settings.
+        concurrency: attempts under way at once.
+        rollouts: what makes them; None makes one for this score alone.
+
+    Raises:
+        ModelError: the model failed in every attempt of a batch, or reached its cap on cost; what was done is kept.
+        StorageError: the disk is full or gone.
+        KeyboardInterrupt: with a word on what was saved and how to go on.
+    """
+    jobs = [(task, rollout_id(*([prefix] if prefix else []), task.task_id, i)) for task in tasks for i in range(n)]
+    done = run.done_ids()
+    left = [job for job in jobs if job[1] not in done]
+    try:
+        if rollouts is not None:
+            _attempt(left, len(jobs), model, settings, run, rollouts, concurrency)
+        elif left:
+            with Rollouts() as own:
+                try:
+                    _attempt(left, len(jobs), model, settings, run, own, concurrency)
+                finally:
+                    own.call(model.close())
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_go_on(run, jobs)) from None
+    except (StorageError, ModelError) as error:
+        raise type(error)(f"{error}; {_how_to_go_on(run, jobs)}") from error
+    trajectories = [run.load(job[1]) for job in jobs]
+    for trajectory in trajectories:
+        nbformat.write(notebook_at(trajectory, kind="history"), run.notebooks / f"{trajectory.rollout_id}.ipynb")
+    return score_trajectories(trajectories, name=name, model=model.name, tasks=fingerprint, settings=details)
+
+
+def _attempt(
+    jobs: Sequence[Job],
+    total: int,
+    model: Model,
+    settings: RolloutSettings,
+    run: RunFolder,
+    rollouts: Rollouts,
+    concurrency: int,
+) -> None:
+    with progress_bar("attempts", total, total - len(jobs)) as progress:
+        for batch in _batches(jobs, model, concurrency):
+            _stop_if_hopeless(rollouts.run(batch, model, settings, run, progress=progress, concurrency=concurrency))
+
+
+def _batches(jobs: Sequence[Job], model: Model, concurrency: int) -> Iterator[Sequence[Job]]:
+    """All at once where the model is in this process; else few enough to notice soon that a server is gone."""
+    size = len(jobs) if model.tokenizer is not None else 4 * concurrency
+    for start in range(0, len(jobs), max(1, size)):
+        yield jobs[start : start + size]
+
+
+def _stop_if_hopeless(made: Sequence[Trajectory]) -> None:
+    failed = [trajectory for trajectory in made if trajectory.outcome is Outcome.INFRASTRUCTURE]
+    if made and len(failed) == len(made):
+        raise ModelError(f"all of {len(made)} attempts failed for a cause on the host's side: {failed[0].error}")
+
+
+def _how_to_go_on(run: RunFolder, jobs: Sequence[Job]) -> str:
+    done = run.done_ids()
+    saved = sum(name in done for _, name in jobs)
+    return f"{saved} of {len(jobs)} attempts are saved in {run.path}; the same command with --resume goes on"
+
+
+def score_command(
+    recipe: ScoreRecipe, out: Path, remote: Mapping[str, Any], *, concurrency: int = 8, resume: bool = False
+) -> Score:
+    """What `nbagent score` does: checks everything that can be checked first, then runs, scores and reports.
+
+    Args:
+        recipe: what to score and how.
+        out: the run folder.
+        remote: settings of an `openai:` model; empty for a local one.
+        concurrency: attempts under way at once.
+        resume: go on with the run in `out`.
+
+    Raises:
+        UsageError: a task set, model folder or run folder that cannot be used.
+    """
+    text = to_toml(recipe.model_dump(mode="json"))
+    source = open_tasks(recipe.tasks, None)
+    tasks = list(source.tasks())[: recipe.limit]
+    if not tasks:
+        raise UsageError(f"{recipe.tasks}: holds no tasks")
+    model = open_model(recipe.model, **({**remote, "native_tools": recipe.action_format == "native"} if remote else {}))
+    run = RunFolder.create(out, text, resume=resume)
+    fingerprint = source.fingerprint()
+    run.add_tasks(fingerprint)
+    details = recipe.model_dump(mode="json", exclude={"tasks", "model"})
+    score = run_score(
+        tasks,
+        model,
+        recipe.settings(),
+        run,
+        n=recipe.n,
+        fingerprint=fingerprint,
+        details=details,
+        concurrency=concurrency,
+    )
+    score.write(run.path / SCORE_FILE)
+    build_report(run.path)
+    return score
