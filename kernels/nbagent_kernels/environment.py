@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from nbagent_kernels.types import SessionSpec
+from nbagent_kernels.types import Limits, SessionSpec
 from nbagent_kernels.workspace import Workspace, process_root
 
 ALLOWED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH")
@@ -47,3 +47,14 @@ def base_environment() -> dict[str, str]:
     environment = {name: os.environ[name] for name in ALLOWED if name in os.environ}
     environment.setdefault("LANG", "C.UTF-8")
     return {**environment, **FIXED, "MPLCONFIGDIR": str(process_root() / "matplotlib")}
+
+
+def rlimits(limits: Limits) -> dict[str, int]:
+    """The limits as names and values of setrlimit."""
+    values = {
+        "RLIMIT_AS": limits.memory_bytes,
+        "RLIMIT_NOFILE": limits.open_files,
+        "RLIMIT_FSIZE": limits.file_bytes,
+        "RLIMIT_CORE": 0,
+    }
+    return {name: value for name, value in values.items() if value is not None}

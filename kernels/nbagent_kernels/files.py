@@ -111,7 +111,7 @@ def _copy(folder: int, name: str, target: Path, most: int) -> int:
             return 0
         copied = 0
         out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
-        with _reopened(fd, os.O_RDONLY) as source, open(out, "wb") as file:
+        with _reopened(fd, os.O_RDONLY) as source, os.fdopen(out, "wb") as file:
             for chunk in _chunks(source, most + 1):
                 copied += len(chunk)
                 if copied > most:

@@ -8,21 +8,19 @@ import contextlib
 import itertools
 import json
 import logging
-import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nbagent_kernels.environment import base_environment, kernel_environment
+from nbagent_kernels.environment import base_environment, kernel_environment, rlimits
 from nbagent_kernels.errors import KernelStartError
+from nbagent_kernels.forkedwire import END_S, ForkedWire
 from nbagent_kernels.live import LiveSession
-from nbagent_kernels.types import Limits, SessionSpec
-from nbagent_kernels.wire import Listener, Message, cause_of, oom_kills
+from nbagent_kernels.types import SessionSpec
 from nbagent_kernels.workspace import Workspace, process_root
 
 PRELOAD: tuple[str, ...] = (
@@ -49,14 +47,11 @@ HASH_SEED = 0
 """PYTHONHASHSEED of every forked kernel: it is the server's and cannot change at a fork."""
 SERVER_START_S = 120.0
 """Seconds the server may take to import everything, with a cold disk."""
-END_S = 10.0
-"""Seconds to wait for the server's word that a killed kernel is gone."""
 
 _log = logging.getLogger(__name__)
-_RUN = "import sys; path = sys.argv.pop(1); exec(compile(open(path).read(), path, 'exec'))"
+# Run as a file, the server would have this folder on its path, where types.py hides the standard library's.
+_RUN = "import sys; __file__ = sys.argv.pop(1); exec(compile(open(__file__).read(), __file__, 'exec'))"
 _SERVER = Path(__file__).with_name("forkserver.py")
-_READ = 1 << 18
-_PAUSE_S = 0.005
 _servers: dict[tuple[int, str, tuple[str, ...]], asyncio.Future[_Server]] = {}
 _ids = itertools.count(1)
 _warned: set[str] = set()
@@ -98,7 +93,7 @@ def _fall_back(why: str) -> None:
         _log.warning("kernels are started cold (backend local): %s", why)
 
 
-async def _start(spec: SessionSpec, workspace: Workspace) -> _ForkedWire:
+async def _start(spec: SessionSpec, workspace: Workspace) -> ForkedWire:
     try:
         server = await _server(spec)
     except Unusable as why:
@@ -116,12 +111,10 @@ async def _server(spec: SessionSpec) -> _Server:
                 future.result().end()
     preload = PRELOAD if spec.preload is None else tuple(spec.preload)
     key = (id(loop), spec.interpreter or sys.executable, preload)
-    future = _servers.get(key)
-    if future is not None and _started_well(future) and future.result().ended:
-        future = None
-    if future is None:
-        future = _servers[key] = asyncio.ensure_future(_Server(key[1], preload).start())
-    return await asyncio.shield(future)
+    known = _servers.get(key)
+    if known is None or (_started_well(known) and known.result().ended):
+        known = _servers[key] = asyncio.ensure_future(_Server(key[1], preload).start())
+    return await asyncio.shield(known)
 
 
 def _started_well(future: asyncio.Future[_Server]) -> bool:
@@ -133,7 +126,7 @@ class _Server:
 
     def __init__(self, interpreter: str, preload: tuple[str, ...]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._wires: dict[int, _ForkedWire] = {}
+        self._wires: dict[int, ForkedWire] = {}
         self._ready: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
         self.ended = False
         """True when no more kernels can come from it."""
@@ -183,11 +176,12 @@ class _Server:
             _log.info("the fork server could not import %s: %s", module, why)
         return self
 
-    async def fork(self, spec: SessionSpec, workspace: Workspace) -> _ForkedWire:
+    async def fork(self, spec: SessionSpec, workspace: Workspace) -> ForkedWire:
         """A new kernel. Raises KernelStartError."""
         ours, theirs = socket.socketpair()
-        wire = _ForkedWire(self, next(_ids), ours, spec.limits)
+        wire = ForkedWire(next(_ids), ours, spec.limits, self.order)
         self._wires[wire.id] = wire
+        wire.dead.add_done_callback(lambda _: self._wires.pop(wire.id, None))
         request = {
             "op": "fork",
             "id": wire.id,
@@ -228,10 +222,6 @@ class _Server:
             self._loop.call_later(0.001, self.order, request)
         except OSError:
             self._lost()
-
-    def forget(self, wire: _ForkedWire) -> None:
-        """The wire is closed."""
-        self._wires.pop(wire.id, None)
 
     def end(self) -> None:
         """Close the control socket: the server kills its kernels and ends."""
@@ -277,173 +267,3 @@ class _Server:
                 wire.ended({"op": "failed", "why": f"the fork server ended ({why})"})
         with contextlib.suppress(OSError):
             self._log_file.unlink()
-
-
-class _ForkedWire:
-    """The line to one forked kernel: frames of Jupyter messages over a stream pair."""
-
-    def __init__(self, server: _Server, number: int, sock: socket.socket, limits: Limits) -> None:
-        self.id = number
-        self.dead: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._loop = asyncio.get_running_loop()
-        self._ready: asyncio.Future[str] = self._loop.create_future()
-        self._server = server
-        self._sock = sock
-        self._largest = 2 * limits.output_bytes + (1 << 18)
-        self._buffer = bytearray()
-        self._skip = 0
-        self._listener: Listener | None = None
-        self._ooms = oom_kills()
-        self._outgoing = bytearray()
-        self._reading = True
-        sock.setblocking(False)
-        self._loop.add_reader(sock, self._readable)
-
-    async def wait_ready(self, seconds: float) -> None:
-        """Wait for the kernel's first word. Raises KernelStartError."""
-        try:
-            async with asyncio.timeout(seconds):
-                why = await asyncio.shield(self._ready)
-        except TimeoutError:
-            raise KernelStartError(f"the forked kernel said nothing within {seconds:g} s") from None
-        if why:
-            raise KernelStartError(f"the forked kernel did not come up: {why}")
-
-    def listen(self, listener: Listener | None) -> None:
-        """Who takes the messages from now on."""
-        self._listener = listener
-
-    def request(self, parent: str, content: Mapping[str, Any]) -> None:
-        """Send an execute_request."""
-        body = json.dumps({"type": "execute_request", "parent": parent, "content": content}).encode()
-        self._outgoing += struct.pack("!I", len(body)) + body
-        self._write()
-
-    def interrupt(self) -> None:
-        """SIGINT to the kernel's process group."""
-        self._server.order({"op": "signal", "id": self.id, "signal": int(signal.SIGINT)})
-
-    def kill(self) -> None:
-        """SIGKILL to the kernel's process group and what it detached."""
-        if not self.dead.done():
-            self._server.order({"op": "drop", "id": self.id})
-
-    async def close(self) -> None:
-        """Kill, wait for the server to have reaped it, close the socket."""
-        self.kill()
-        try:
-            async with asyncio.timeout(END_S):
-                await asyncio.shield(self.dead)
-        except TimeoutError:
-            _log.warning("the fork server did not confirm the end of kernel %d", self.id)
-        finally:
-            self._server.forget(self)
-            self._shut()
-
-    def ended(self, message: Mapping[str, Any]) -> None:
-        """The server says that this kernel is gone (and reaped)."""
-        if self.dead.done():
-            return
-        for _ in range(64):
-            if not self._reading or not self._take_in():
-                break
-        self._shut()
-        cause = message["why"] if message["op"] == "failed" else cause_of(message["status"], self._ooms)
-        if not self._ready.done():
-            self._ready.set_result(cause)
-        self.dead.set_result(cause)
-
-    def _shut(self) -> None:
-        if self._sock.fileno() >= 0:
-            self._loop.remove_reader(self._sock)
-            self._loop.remove_writer(self._sock)
-            self._sock.close()
-        self._reading = False
-
-    def _write(self) -> None:
-        try:
-            while self._outgoing:
-                sent = self._sock.send(self._outgoing)
-                del self._outgoing[:sent]
-        except BlockingIOError:
-            self._loop.add_writer(self._sock, self._write)
-            return
-        except OSError:
-            self._outgoing.clear()  # the kernel is gone; the server will say how
-        if self._sock.fileno() >= 0:
-            self._loop.remove_writer(self._sock)
-
-    def _readable(self) -> None:
-        self._take_in()
-
-    def _take_in(self) -> bool:
-        """Read once and deliver what is complete; False where there is nothing more."""
-        try:
-            chunk = self._sock.recv(_READ)
-        except BlockingIOError:
-            return False
-        except OSError:
-            chunk = b""
-        if not chunk:
-            self._loop.remove_reader(self._sock)
-            return False
-        slow = self._deliver(chunk)
-        if slow and not self.dead.done() and self._sock.fileno() >= 0:
-            # The kernel blocks in its write meanwhile: that is what keeps a flood out of this process.
-            self._loop.remove_reader(self._sock)
-            self._loop.call_later(_PAUSE_S, self._resume)
-        return True
-
-    def _resume(self) -> None:
-        if self._reading and self._sock.fileno() >= 0:
-            self._loop.add_reader(self._sock, self._readable)
-
-    def _deliver(self, chunk: bytes) -> bool:
-        slow = False
-        if self._skip:
-            cut = min(self._skip, len(chunk))
-            self._skip -= cut
-            chunk = chunk[cut:]
-            slow |= self._give(Message("dropped", "", {}, cut))
-        self._buffer += chunk
-        at = 0
-        while len(self._buffer) - at >= 4:
-            (size,) = struct.unpack_from("!I", self._buffer, at)
-            if size > self._largest:
-                have = min(size, len(self._buffer) - at - 4)
-                self._skip = size - have
-                at += 4 + have
-                slow |= self._give(Message("dropped", "", {}, have))
-            elif len(self._buffer) - at - 4 >= size:
-                slow |= self._frame(self._buffer[at + 4 : at + 4 + size])
-                at += 4 + size
-            else:
-                break
-        del self._buffer[:at]
-        return slow
-
-    def _frame(self, body: bytearray) -> bool:
-        try:
-            frame = json.loads(body)
-            message = Message(str(frame["type"]), str(frame["parent"]), dict(frame["content"]), len(body))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return False
-        if message.kind in ("ready", "failed"):
-            if not self._ready.done():
-                self._ready.set_result(str(message.content.get("why", "")))
-            return False
-        return self._give(message)
-
-    def _give(self, message: Message) -> bool:
-        return self._listener(message) if self._listener is not None else False
-
-
-def rlimits(limits: Limits) -> dict[str, int]:
-    """The limits as names and values of setrlimit."""
-    values = {
-        "RLIMIT_AS": limits.memory_bytes,
-        "RLIMIT_NOFILE": limits.open_files,
-        "RLIMIT_FSIZE": limits.file_bytes,
-        "RLIMIT_CORE": 0,
-    }
-    return {name: value for name, value in values.items() if value is not None}

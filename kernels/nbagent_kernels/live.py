@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import time
 from collections.abc import Awaitable, Callable
@@ -12,7 +11,7 @@ from pathlib import Path
 from nbagent_kernels.errors import NotSupported, SessionClosed
 from nbagent_kernels.outputs import OutputFold
 from nbagent_kernels.types import CellResult, FileEntry, Limits, SessionSpec, Status
-from nbagent_kernels.wire import Message, Wire
+from nbagent_kernels.wire import Message, Wire, first, settle
 from nbagent_kernels.workspace import Workspace
 
 DRAIN_S = 1.0
@@ -42,13 +41,13 @@ class _Cell:
             return False
         if message.kind == "execute_reply":
             self.reply = message
-            _settle(self.replied)
+            settle(self.replied)
         elif message.kind == "status":
             self.idle = self.idle or message.content.get("execution_state") == "idle"
         else:
             self.fold.feed(message.kind, message.content, message.size)
         if self.reply is not None and self.idle:
-            _settle(self.done)
+            settle(self.done)
         return self.fold.full
 
 
@@ -166,7 +165,7 @@ class LiveSession:
         wire = self._wire
         if wire is None:
             return ""
-        if self._unsettled is not None and not await _first(
+        if self._unsettled is not None and not await first(
             self._unsettled.done, wire.dead, timeout=self._spec.limits.grace_s
         ):
             wire.kill()
@@ -196,14 +195,14 @@ class LiveSession:
                     "stop_on_error": False,
                 },
             )
-            if not await _first(cell.replied, wire.dead, timeout=timeout):
+            if not await first(cell.replied, wire.dead, timeout=timeout):
                 status, cause = "timeout", f"ran past {timeout:g} s, interrupted"
                 wire.interrupt()
-                if not await _first(cell.replied, wire.dead, timeout=limits.grace_s):
+                if not await first(cell.replied, wire.dead, timeout=limits.grace_s):
                     cause = f"ran past {timeout:g} s, ignored the interrupt for {limits.grace_s:g} s, killed"
                     wire.kill()
                     await wire.dead
-            await _first(cell.done, wire.dead, timeout=DRAIN_S)
+            await first(cell.done, wire.dead, timeout=DRAIN_S)
         except asyncio.CancelledError:
             if not cell.done.done():
                 self._unsettled = cell
@@ -228,29 +227,3 @@ class LiveSession:
             state_kept=cell.reply is not None and not lost,
             cause=cause,
         )
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-async def _first(a: asyncio.Future[None], b: asyncio.Future[str], timeout: float | None) -> bool:
-    """Wait until one of the two is done; False where neither was in time. Cancels neither."""
-    if a.done() or b.done():
-        return True
-    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def wake(_: object) -> None:
-        _settle(waiter)
-
-    a.add_done_callback(wake)
-    b.add_done_callback(wake)
-    try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await waiter
-        return a.done() or b.done()
-    finally:
-        a.remove_done_callback(wake)
-        b.remove_done_callback(wake)

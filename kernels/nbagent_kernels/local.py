@@ -13,21 +13,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import zmq
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.session import Session as Signer
-from zmq.utils.monitor import parse_monitor_message
 
-from nbagent_kernels.environment import TAG, kernel_environment
+from nbagent_kernels.environment import TAG, kernel_environment, rlimits
 from nbagent_kernels.errors import KernelStartError
-from nbagent_kernels.fork import rlimits
 from nbagent_kernels.guard import Guard, end_tagged
 from nbagent_kernels.live import LiveSession
 from nbagent_kernels.types import SessionSpec
-from nbagent_kernels.wire import Listener, Message, cause_of, oom_kills
+from nbagent_kernels.wire import Listener, Message, cause_of, first, oom_kills
 from nbagent_kernels.workspace import Workspace
 
 LARGEST_MESSAGE = 16 << 20
@@ -39,7 +36,7 @@ _POLL_S = 0.005
 _NUDGE_S = 0.25
 _PORTS = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "hb_port": 4, "control_port": 5}
 _numbers = itertools.count(1)
-_context: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
+_context: tuple[int, Any] | None = None
 
 SEEDS: Mapping[str, str] = {
     "python": (
@@ -73,8 +70,8 @@ def command(spec: SessionSpec) -> tuple[list[str], Mapping[str, str], str, str]:
     """
     if spec.kernel is None and spec.language == "python":
         python = spec.interpreter or sys.executable
-        options = ["--HistoryManager.enabled=False", "--matplotlib=inline"][:1]
-        return [python, "-m", "ipykernel_launcher", "-f", "{connection_file}", *options], {}, "python", "signal"
+        argv = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"]
+        return argv, {}, "python", "signal"
     installed = KernelSpecManager().get_all_specs()
     for name, entry in sorted(installed.items()):
         found = entry["spec"]
@@ -130,7 +127,7 @@ class _LocalWire:
         self._signer = Signer(key=key.encode(), session=key, username="nbagent")
         self._listener: Listener | None = None
         self._ooms = oom_kills()
-        self._sockets: dict[str, zmq.Socket[bytes]] = {}
+        self._sockets: dict[str, Any] = {}
         self._log = self._folder / "kernel.log"
         environment = {**kernel_environment(spec, workspace, spec.seed), **extra, **spec.env}
         with self._log.open("wb") as sink:
@@ -174,7 +171,7 @@ class _LocalWire:
         self.listen(listener)
         while not answered.done():
             self._send("shell", "kernel_info_request", {}, "start")
-            await asyncio.wait([answered, self.dead], timeout=_NUDGE_S, return_when=asyncio.FIRST_COMPLETED)
+            await first(answered, self.dead, timeout=_NUDGE_S)
             self._check_alive()
         if self._language in SEEDS:
             seeded: asyncio.Future[None] = self._loop.create_future()
@@ -187,7 +184,7 @@ class _LocalWire:
             self.listen(replied)
             code = SEEDS[self._language].format(seed=self._seed % (1 << 31))
             self.request("seed", {"code": code, "silent": True, "store_history": False, "allow_stdin": False})
-            await asyncio.wait([seeded, self.dead], return_when=asyncio.FIRST_COMPLETED)
+            await first(seeded, self.dead, timeout=None)
             self._check_alive()
         self.listen(None)
 
@@ -277,7 +274,7 @@ class _LocalWire:
         """A message above the limit broke the iopub connection, which stays deaf unless it is made anew."""
         monitor, iopub = self._sockets.get("monitor"), self._sockets.get("iopub")
         while monitor is not None and iopub is not None and monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
-            parse_monitor_message(monitor.recv_multipart(zmq.NOBLOCK))
+            monitor.recv_multipart(zmq.NOBLOCK)
             with contextlib.suppress(zmq.ZMQError):
                 iopub.disconnect(self._end("iopub"))
             iopub.connect(self._end("iopub"))
@@ -315,7 +312,7 @@ class _LocalWire:
         self._loop.call_soon(self._take_in, name)
 
 
-def shared_context() -> zmq.Context[zmq.Socket[bytes]]:
+def shared_context() -> Any:
     """One zmq context for all sessions of this process."""
     global _context
     if _context is None or _context[0] != os.getpid():

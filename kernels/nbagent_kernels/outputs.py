@@ -105,8 +105,8 @@ class OutputFold:
 
     def _display(self, kind: str, content: Mapping[str, Any], size: int) -> None:
         data, metadata = _clean(dict(content["data"])), _clean(dict(content.get("metadata") or {}))
-        display_id = (content.get("transient") or {}).get("display_id")
-        if display_id in self._displays and self._displays[display_id]:
+        display_id = str((content.get("transient") or {}).get("display_id") or "")
+        if self._displays.get(display_id):
             if self._kept + size > self._limits.output_bytes:
                 self.dropped_bytes += size
                 return

@@ -55,11 +55,17 @@ class Session(Protocol):
         ...
 
     async def read(self, path: str, max_bytes: int = 1 << 20) -> bytes:
-        """The first `max_bytes` of a file. Follows no link out. Raises PathOutside, FileNotFoundError, IsADirectoryError."""
+        """The first `max_bytes` of a file; follows no link out.
+
+        Raises PathOutside, FileNotFoundError, IsADirectoryError.
+        """
         ...
 
     async def export(self, dest: Path, max_bytes: int = 1 << 30) -> int:
-        """Copy the working directory's regular files to `dest`; returns bytes copied, stops with OSError past `max_bytes`."""
+        """Copy the working directory's regular files to `dest`; returns bytes copied.
+
+        Stops with OSError past `max_bytes`.
+        """
         ...
 
     async def close(self) -> None:

@@ -85,3 +85,30 @@ def oom_kills() -> int:
                 if name == "oom_kill":
                     return int(count)
     return 0
+
+
+def settle(future: asyncio.Future[None]) -> None:
+    """Mark as done, once."""
+    if not future.done():
+        future.set_result(None)
+
+
+async def first(a: asyncio.Future[None], b: asyncio.Future[str], timeout: float | None) -> bool:
+    """Wait until one of the two is done; False where neither was in time. Cancels neither."""
+    if a.done() or b.done():
+        return True
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake(_: object) -> None:
+        settle(waiter)
+
+    a.add_done_callback(wake)
+    b.add_done_callback(wake)
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await waiter
+        return a.done() or b.done()
+    finally:
+        a.remove_done_callback(wake)
+        b.remove_done_callback(wake)
