@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from nbagent import wording
 from nbagent.errors import InfrastructureError, StorageError
@@ -131,9 +132,7 @@ class Verbs:
         if not result.state_kept:
             self._record("kernel", step=self._step, op="lost", cause=result.cause or result.status)
         told = self._told(result)
-        text = head_tail(output_text(outputs), self._chars)
-        lines = [f"[{cell}]" if self._ids else "", text, *told, "" if text or told else wording.NO_OUTPUT]
-        text = "\n".join(line for line in lines if line)
+        text = run_observation(outputs, self._chars, cell if self._ids else "", told)
         return Reply(text, wording.short("run_cell", cell), cell, shown=not told)
 
     def _told(self, result: CellResult) -> list[str]:
@@ -208,6 +207,15 @@ class Verbs:
         self._document.replace(cell, source)
         index, kind = self._document.index(cell), self._document.cell(cell)["cell_type"]
         self._record("cell", step=self._step, op="edit", cell=cell, index=index, cell_type=kind, source=source)
+
+
+def run_observation(
+    outputs: Sequence[Mapping[str, Any]], chars: int, cell_id: str = "", told: Sequence[str] = ()
+) -> str:
+    """What the agent reads of a cell that ran: its id where one is given, the outputs, and what they do not show."""
+    text = head_tail(output_text(outputs), chars)
+    lines = [f"[{cell_id}]" if cell_id else "", text, *told, "" if text or told else wording.NO_OUTPUT]
+    return "\n".join(line for line in lines if line)
 
 
 def _path_problem(path: str, error: Exception) -> str:

@@ -2,76 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import time
-
 import nbformat
-import psutil
 import pytest
 
-from nbagent.actions import Action, action_format
-from nbagent.env import EnvLimits, NotebookEnv, brief_of
-from nbagent.errors import InfrastructureError
 from nbagent.models.base import Completion
-from nbagent.tasks import Outcome, Task, Verdict
+from nbagent.tasks import Outcome, Verdict
 from nbagent_kernels import Limits
-from nbagent_kernels.workspace import process_root
 
 # One loop for the module, and with it one fork server.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-class Exact:
-    """Right when the answer is the key."""
-
-    def verify(self, answer):
-        if not answer:
-            return Verdict(Outcome.NO_ANSWER, "nothing was submitted")
-        return Verdict(Outcome.CORRECT if answer == "4" else Outcome.INCORRECT, "compared as text")
-
-
-@pytest.fixture
-def task(tmp_path):
-    (tmp_path / "a.csv").write_text("x,y\n1,3\n")
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "b.h5").write_bytes(b"\x89HDF\r\n\x00\x01" * 9)
-    (tmp_path / "long.txt").write_text("".join(f"line {n}\n" for n in range(9999)))
-    return Task("t1", "What is x + y?", tmp_path, Exact(), key="4")
-
-
-class Opened(contextlib.AsyncExitStack):
-    """An environment after reset, with its events, closed at the end."""
-
-    def __init__(self, task, name="hermes", **settings):
-        super().__init__()
-        self.events = []
-        limits = EnvLimits(**{"max_steps": 20, "warn_steps": 0, **settings.pop("limits", {})})
-        self.env = NotebookEnv(
-            task,
-            fmt=action_format(name),
-            limits=limits,
-            record=lambda kind, **fields: self.events.append({"kind": kind, **fields}),
-            **settings,
-        )
-
-    async def __aenter__(self):
-        self.push_async_callback(self.env.close)
-        self.first = await self.env.reset()
-        return self
-
-    async def do(self, tool, **args):
-        messages, self.reward, self.done, self.truncated = await self.env.step(Action(tool, args, f"({tool})"))
-        nbformat.validate(self.env.notebook)
-        assert messages[-1]["content"][0]["text"] == self.env.history[-1].observation
-        return self.env.history[-1].observation
-
-    def kinds(self, kind):
-        return [event for event in self.events if event["kind"] == kind]
-
-
-async def test_an_attempt_from_reset_to_reward(task):
-    async with Opened(task) as at:
+async def test_an_attempt_from_reset_to_reward(task, opened):
+    async with opened(task) as at:
         messages, tools = at.first
         assert [m["role"] for m in messages] == ["system", "user"]
         assert messages[1]["content"][0]["text"] == "What is x + y?\nFiles: a.csv, deep/b.h5, long.txt"
@@ -98,15 +41,15 @@ async def test_an_attempt_from_reset_to_reward(task):
 
 
 @pytest.mark.parametrize("answer", ["5", ""])
-async def test_a_wrong_answer_ends_it_without_reward(task, answer):
-    async with Opened(task) as at:
+async def test_a_wrong_answer_ends_it_without_reward(task, answer, opened):
+    async with opened(task) as at:
         await at.do("submit_answer", answer=answer)
         assert (at.reward, at.done, at.truncated) == (0.0, True, False)
         assert at.env.verdict.outcome == (Outcome.INCORRECT if answer else Outcome.NO_ANSWER)
 
 
-async def test_only_what_changed_is_run(task):
-    async with Opened(task) as at:
+async def test_only_what_changed_is_run(task, opened):
+    async with opened(task) as at:
         await at.do("run_cell", code="n = 0")
         await at.do("run_cell", code="n += 1; print(n)")
         assert await at.do("run_cell", code="n += 10; print(n)", cell="c2") == "[c2]\n11"
@@ -138,8 +81,8 @@ async def test_only_what_changed_is_run(task):
     assert [e["cell"] for e in at.kinds("execution")] == ["c1", "c2", "c2", "c5", "c6"]
 
 
-async def test_cells_that_are_not_there_or_no_code(task):
-    async with Opened(task) as at:
+async def test_cells_that_are_not_there_or_no_code(task, opened):
+    async with opened(task) as at:
         assert await at.do("delete_cell", cell="c1") == "There is no cell c1; there are: none."
         await at.do("add_markdown", text="a")
         assert await at.do("edit_cell", cell="1", source="") == "There is no cell 1; there are: c1."
@@ -148,7 +91,7 @@ async def test_cells_that_are_not_there_or_no_code(task):
         assert not at.kinds("execution")
 
 
-async def test_outputs_as_text(task):
+async def test_outputs_as_text(task, opened):
     code = (
         "from IPython.display import display, HTML\n"
         "print('\\x1b[31mred\\x1b[0m\\r50%\\r100%')\n"
@@ -156,7 +99,7 @@ async def test_outputs_as_text(task):
         "display({'text/html': '<i>table</i>', 'text/plain': 'table'}, raw=True)\n"
         "display({'image/png': 'aGk=', 'text/plain': '<Figure>'}, raw=True)"
     )
-    async with Opened(task) as at:
+    async with opened(task) as at:
         assert await at.do("run_cell", code=code) == (
             "[c1]\n100%\n<IPython.core.display.HTML object>\ntable\n[image/png]"
         )
@@ -172,15 +115,15 @@ async def test_outputs_as_text(task):
         assert at.env.history[-1].shown
 
 
-async def test_outputs_that_break_nbformat_do_not_break_the_notebook(task):
-    async with Opened(task) as at:
+async def test_outputs_that_break_nbformat_do_not_break_the_notebook(task, opened):
+    async with opened(task) as at:
         await at.do("run_cell", code="display({'text/plain': 5, 'text/x': ['a', 3]}, raw=True); print('\\ud800')")
         nbformat.writes(at.env.notebook).encode("utf-8")
         assert at.kinds("execution")[0]["outputs"] == at.env.notebook.cells[0].outputs
 
 
-async def test_long_observations_lose_their_middle(task):
-    async with Opened(task, limits={"observation_chars": 200}) as at:
+async def test_long_observations_lose_their_middle(task, opened):
+    async with opened(task, limits={"observation_chars": 200}) as at:
         text = await at.do("run_cell", code="print('\\n'.join(map(str, range(999))))")
         assert text.startswith("[c1]\n0\n1\n")
         assert text.endswith("\n998")
@@ -188,17 +131,17 @@ async def test_long_observations_lose_their_middle(task):
         assert len(text) < 300
 
 
-async def test_dropped_output_is_said(task):
-    async with Opened(task, session_limits=Limits(output_bytes=1000)) as at:
+async def test_dropped_output_is_said(task, opened):
+    async with opened(task, session_limits=Limits(output_bytes=1000)) as at:
         text = await at.do("run_cell", code="print('a' * 100_000)")
         assert "bytes of output dropped]" in text
         assert not at.env.history[-1].shown
         assert at.kinds("execution")[0]["dropped_bytes"] > 90_000
 
 
-async def test_a_timeout_says_whether_variables_survived(task):
+async def test_a_timeout_says_whether_variables_survived(task, opened):
     limits, session_limits = {"cell_timeout_s": 0.5}, Limits(grace_s=0.5)
-    async with Opened(task, limits=limits, session_limits=session_limits) as at:
+    async with opened(task, limits=limits, session_limits=session_limits) as at:
         await at.do("run_cell", code="a = 1")
         text = await at.do("run_cell", code="import time\ntime.sleep(60)")
         assert text.endswith("The cell ran longer than 0.5 s: it was interrupted. Variables are kept.")
@@ -211,8 +154,8 @@ async def test_a_timeout_says_whether_variables_survived(task):
     assert [(e["op"], bool(e["cause"])) for e in at.kinds("kernel")] == [("lost", True)]
 
 
-async def test_a_death_is_an_observation_and_the_attempt_goes_on(task):
-    async with Opened(task) as at:
+async def test_a_death_is_an_observation_and_the_attempt_goes_on(task, opened):
+    async with opened(task) as at:
         await at.do("run_cell", code="a = 1; open('made.txt', 'w').write('kept')")
         text = await at.do("run_cell", code="import os\nos._exit(3)")
         assert "The kernel died (exit code 3). All variables are lost; notebook and files stay." in text
@@ -222,8 +165,8 @@ async def test_a_death_is_an_observation_and_the_attempt_goes_on(task):
     assert [(e["op"], e["cause"], e["step"]) for e in at.kinds("kernel")] == [("lost", "exit code 3", 1)]
 
 
-async def test_restart_keeps_the_notebook(task):
-    async with Opened(task) as at:
+async def test_restart_keeps_the_notebook(task, opened):
+    async with opened(task) as at:
         await at.do("run_cell", code="a = 1")
         assert await at.do("restart_kernel") == "Kernel restarted: variables are gone, notebook and files stay."
         assert "NameError" in await at.do("run_cell", code="a")
@@ -231,8 +174,8 @@ async def test_restart_keeps_the_notebook(task):
     assert [(e["op"], e["step"]) for e in at.kinds("kernel")] == [("restart", 1)]
 
 
-async def test_files(task):
-    async with Opened(task, limits={"observation_chars": 300}) as at:
+async def test_files(task, opened):
+    async with opened(task, limits={"observation_chars": 300}) as at:
         assert await at.do("list_dir") == "a.csv (8 B)\ndeep/\nlong.txt (98.9 kB)"
         assert await at.do("list_dir", path="deep") == "deep/b.h5 (72 B)"
         assert await at.do("read_file", path="a.csv") == "x,y\n1,3\n"
@@ -261,8 +204,8 @@ async def test_files(task):
     ]
 
 
-async def test_a_malformed_action_counts_and_says_what_is_wrong(task):
-    async with Opened(task) as at:
+async def test_a_malformed_action_counts_and_says_what_is_wrong(task, opened):
+    async with opened(task) as at:
         action = at.env.fmt.parse(Completion("I think it is 4.", "stop"))
         messages, *rest = await at.env.step(action)
         assert messages[0]["content"][0]["text"].startswith("Not an action: there is no tool call")
@@ -276,8 +219,8 @@ async def test_a_malformed_action_counts_and_says_what_is_wrong(task):
     assert [e["remaining_steps"] for e in at.kinds("observation")] == [19, 18, 17, 16]
 
 
-async def test_near_the_end_it_is_told_to_submit_and_at_the_end_it_must(task):
-    async with Opened(task, limits={"max_steps": 3, "warn_steps": 2}) as at:
+async def test_near_the_end_it_is_told_to_submit_and_at_the_end_it_must(task, opened):
+    async with opened(task, limits={"max_steps": 3, "warn_steps": 2}) as at:
         assert at.env.notice == ""
         await at.do("run_cell", code="1")
         assert at.env.notice == "2 steps left: submit your answer."
@@ -287,14 +230,14 @@ async def test_near_the_end_it_is_told_to_submit_and_at_the_end_it_must(task):
         assert (at.reward, at.done, at.truncated, at.env.notice) == (0.0, False, True, "")
         assert at.env.verdict == Verdict(Outcome.NO_ANSWER, "no answer within 3 steps")
         assert len(at.kinds("execution")) == 2
-    async with Opened(task, limits={"max_steps": 1, "warn_steps": 2}) as at:
+    async with opened(task, limits={"max_steps": 1, "warn_steps": 2}) as at:
         assert at.first[0][-1]["content"][-1]["text"] == "\nLast step: submit your answer."
         await at.do("submit_answer", answer="4")
         assert (at.reward, at.done, at.truncated) == (1.0, True, False)
 
 
-async def test_when_the_time_is_up_one_step_is_left(task):
-    async with Opened(task, limits={"total_s": 1.5, "warn_s": 1.5}) as at:
+async def test_when_the_time_is_up_one_step_is_left(task, opened):
+    async with opened(task, limits={"total_s": 1.5, "warn_s": 1.5}) as at:
         assert at.env.notice.endswith("minutes left: submit your answer.")
         await at.do("run_cell", code="import time\ntime.sleep(30)")
         while at.env.notice != "Time is up: submit your answer now.":
@@ -302,13 +245,13 @@ async def test_when_the_time_is_up_one_step_is_left(task):
         await at.do("submit_answer", answer="4")
         assert (at.reward, at.done) == (1.0, True)
     assert at.kinds("execution")[0]["status"] == "timeout"
-    async with Opened(task, limits={"total_s": 0.0}) as at:
+    async with opened(task, limits={"total_s": 0.0}) as at:
         await at.do("run_cell", code="1")
         assert (at.truncated, at.env.verdict.outcome) == (True, Outcome.NO_ANSWER)
 
 
-async def test_fenced_needs_no_ids(task):
-    async with Opened(task, "fenced") as at:
+async def test_fenced_needs_no_ids(task, opened):
+    async with opened(task, "fenced") as at:
         assert at.env.brief.instruction == "Answer with Python."
         assert len(at.first[1]) == 2
         messages, *_ = await at.env.step(at.env.fmt.parse(Completion("```python\nprint(4)\n```", "stop")))
@@ -317,116 +260,9 @@ async def test_fenced_needs_no_ids(task):
         assert (reward, done) == (1.0, True)
 
 
-async def test_native_answers_name_the_call(task):
-    async with Opened(task, "native") as at:
+async def test_native_answers_name_the_call(task, opened):
+    async with opened(task, "native") as at:
         call = {"id": "call_7", "function": {"name": "list_dir", "arguments": '{"path": null}'}}
         messages, *_ = await at.env.step(at.env.fmt.parse(Completion("", "tool_calls", tool_calls=(call,))))
         assert (messages[0]["role"], messages[0]["tool_call_id"]) == ("tool", "call_7")
         assert messages[0]["content"][0]["text"].startswith("a.csv")
-
-
-async def test_a_host_side_failure_is_raised_and_costs_no_step(task):
-    async with Opened(task, backend="nowhere") as at:
-        with pytest.raises(InfrastructureError, match="unknown backend 'nowhere'"):
-            await at.do("run_cell", code="1")
-        assert at.env.steps_taken == 0
-    async with Opened(task, backend="nowhere"):
-        pass
-
-
-async def test_reset_begins_anew(task):
-    async with Opened(task) as at:
-        await at.do("run_cell", code="a = 1")
-        await at.do("submit_answer", answer="5")
-        await at.env.reset()
-        assert (at.env.steps_taken, at.env.history, at.env.answer, at.env.verdict) == (0, [], None, None)
-        assert "NameError" in await at.do("run_cell", code="a")
-        assert [cell.id for cell in at.env.notebook.cells] == ["c1"]
-
-
-async def test_neither_key_nor_verifier_is_in_the_sandbox(task):
-    task = Task("t1", "q", task.capsule, Exact(), key="the-secret-key", reference=task.capsule / "a.csv")
-    async with Opened(task) as at:
-        code = "import os, sys\nprint(dict(os.environ), sys.argv, list(globals()), os.listdir())"
-        text = await at.do("run_cell", code=code)
-        assert "the-secret-key" not in text
-        assert "nbagent_bixbench" not in text
-        assert "t1" not in str(at.env.brief)
-
-
-async def test_the_capsule_is_never_written_to(task):
-    async with Opened(task) as at:
-        await at.do("run_cell", code="open('a.csv', 'w').write('gone'); open('new', 'w').write('x')")
-    assert sorted(path.name for path in task.capsule.iterdir()) == ["a.csv", "deep", "long.txt"]
-    assert (task.capsule / "a.csv").read_text() == "x,y\n1,3\n"
-
-
-def kernels():
-    return [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
-
-
-def folders():
-    return set(process_root().iterdir())
-
-
-@pytest.mark.parametrize("wait_s", [0.0, 0.005, 0.02])
-async def test_closing_while_it_opens_leaks_nothing(task, wait_s):
-    async with Opened(task) as at:
-        await at.do("run_cell", code="1")
-    before, processes = folders(), len(kernels())
-    async with Opened(task):
-        await asyncio.sleep(wait_s)
-    assert (folders(), len(kernels())) == (before, processes)
-
-
-async def test_a_cancelled_step_leaks_nothing(task):
-    async with Opened(task) as at:
-        await at.do("run_cell", code="1")
-    before, processes = folders(), len(kernels())
-    async with Opened(task) as at:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(at.do("run_cell", code="import time; time.sleep(60)"), 0.3)
-    assert (folders(), len(kernels())) == (before, processes)
-
-
-async def test_the_kernel_starts_while_the_model_thinks(task):
-    async with Opened(task) as at:
-        await asyncio.sleep(0.5)
-        began = time.monotonic()
-        await at.do("run_cell", code="1")
-        assert time.monotonic() - began < 0.5
-
-
-async def test_on_backend_local(task):
-    async with Opened(task, backend="local") as at:
-        await at.do("run_cell", code="x = 3")
-        assert await at.do("run_cell", code="x + 1") == "[c2]\n4"
-        assert "exit code 3" in await at.do("run_cell", code="import os; os._exit(3)")
-        assert "NameError" in await at.do("run_cell", code="x")
-        assert (await at.do("list_dir")).startswith("a.csv (8 B)")
-        await at.do("submit_answer", answer="4")
-        assert at.reward == 1.0
-    before = len(kernels())
-    async with Opened(task, backend="local"):
-        await asyncio.sleep(0.2)
-    assert len(kernels()) == before
-
-
-async def test_a_language_without_a_kernel_is_the_hosts(task):
-    task = Task("t1", "q", task.capsule, Exact(), language="klingon")
-    async with Opened(task, backend="local") as at:
-        assert at.env.notebook.metadata.language_info.name == "klingon"
-        with pytest.raises(InfrastructureError, match="klingon"):
-            await at.do("run_cell", code="1")
-
-
-async def test_the_brief_lists_at_most_fifty_files(tmp_path):
-    for number in range(60):
-        (tmp_path / f"f{number:02}.csv").touch()
-    brief = brief_of(Task("t", "Q?", tmp_path, Exact()), action_format("fenced"))
-    assert brief.task.startswith("Q?\nFiles: f00.csv, f01.csv, ")
-    assert brief.task.endswith(", f49.csv, … and 10 more")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    assert brief_of(Task("t", "Q?", empty, Exact()), action_format("fenced"), "Do it.").instruction == "Do it."
-    assert brief_of(Task("t", "Q?", empty, Exact()), action_format("fenced")).task == "Q?"
