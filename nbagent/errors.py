@@ -14,8 +14,6 @@ NbagentError
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class NbagentError(Exception):
     """Root of this package's errors."""
@@ -43,9 +41,6 @@ class RunFolderError(UsageError):
 
 class InfrastructureError(NbagentError, RuntimeError):
     """A cause on the host's side: never the agent's, never a reward of 0."""
-
-    stops_run: ClassVar[bool] = False
-    """True for a cause that every other rollout would meet too: the run ends instead of recording it again."""
 
 
 class ModelError(InfrastructureError):

@@ -144,7 +144,7 @@ async def roll(
 
     Raises:
         UsageError: settings that no rollout could use.
-        InfrastructureError: a cause that would end every other rollout too (`stops_run`), such as a full disk.
+        StorageError: the run folder cannot be written, which would end every other rollout too.
     """
     prompts = prompts or prompt_builder(model, settings)
     fmt = action_format(settings.action_format, task.language)
@@ -221,8 +221,6 @@ async def _finish(attempt: _Attempt, rollout_id: str) -> bool:
         except (InfrastructureError, KernelError) as failure:
             if recorder.failure is not None:
                 raise recorder.failure from failure
-            if getattr(failure, "stops_run", False):
-                raise
             error, again = f"{type(failure).__name__}: {failure}", True
             verdict = Verdict(Outcome.INFRASTRUCTURE, error)
             _log.warning("%s: %s", rollout_id, error)

@@ -42,7 +42,7 @@ class RolloutSource(Protocol):
 
 
 class Rollouts:
-    """Runs rollouts for a caller that is not asynchronous.
+    """Runs rollouts for a caller that is not asynchronous; `concurrency` of them at once.
 
     Example:
         >>> with Rollouts() as rollouts:
@@ -51,7 +51,8 @@ class Rollouts:
         []
     """
 
-    def __init__(self) -> None:
+    def __init__(self, concurrency: int = CONCURRENCY) -> None:
+        self.concurrency = concurrency
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._prompts: tuple[Model, int, PromptBuilder] | None = None
@@ -119,7 +120,6 @@ class Rollouts:
         run: RunFolder | None = None,
         version: int = 0,
         progress: Callable[[], None] | None = None,
-        concurrency: int = CONCURRENCY,
     ) -> list[Trajectory]:
         """Make the rollouts of `jobs`, pairs of a task and a rollout id.
 
@@ -130,19 +130,18 @@ class Rollouts:
             run: where event logs go; None keeps them in memory.
             version: of the model's weights.
             progress: is called in the loop's thread whenever a rollout has ended.
-            concurrency: rollouts at once.
 
         Returns:
             Their trajectories, in the order of the jobs.
 
         Raises:
             UsageError: settings that no rollout could use.
-            InfrastructureError: a cause that ends every rollout, such as a full disk; what had ended is kept.
+            StorageError: the run folder cannot be written; what had ended is kept.
             KeyboardInterrupt: after all rollouts were cancelled and their kernels ended.
         """
         if not jobs:
             return []
-        return self.call(self._run(jobs, model, settings, run, version, progress, concurrency))
+        return self.call(self._run(jobs, model, settings, run, version, progress))
 
     def _builder(self, model: Model, settings: RolloutSettings) -> PromptBuilder:
         length = settings.sampling.max_new_tokens
@@ -158,7 +157,6 @@ class Rollouts:
         run: RunFolder | None,
         version: int,
         progress: Callable[[], None] | None,
-        concurrency: int,
     ) -> list[Trajectory]:
         prompts = self._builder(model, settings)
         made: dict[int, Trajectory] = {}
@@ -171,7 +169,7 @@ class Rollouts:
                 if progress is not None:
                     progress()
 
-        workers = [asyncio.create_task(work()) for _ in range(min(concurrency, len(jobs)))]
+        workers = [asyncio.create_task(work()) for _ in range(min(self.concurrency, len(jobs)))]
         try:
             await asyncio.gather(*workers)
         finally:
