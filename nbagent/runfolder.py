@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from nbagent.blobs import Blobs, storage_failed
-from nbagent.errors import RunFolderError, TrajectoryError
+from nbagent.errors import RunFolderError, TrajectoryError, UsageError
+from nbagent.tasks import Task, open_tasks
 from nbagent.trajectory import Trajectory
 
 _ID = re.compile(r"[A-Za-z0-9_=+@-][A-Za-z0-9_.=+@-]{0,199}")
@@ -113,11 +114,53 @@ class RunFolder:
         """Add fields to run.json, or replace them. Raises StorageError."""
         _replace(self._description, json.dumps({**self.description(), **fields}, indent=1) + "\n")
 
-    def add_tasks(self, fingerprint: Mapping[str, Any]) -> None:
-        """Note a set of tasks (`TaskSource.fingerprint()`), so that a replay finds its capsules again."""
+    def add_tasks(self, fingerprint: Mapping[str, Any], cache: Path | None = None) -> None:
+        """Note a set of tasks, so that a replay finds its capsules again from any folder.
+
+        Args:
+            fingerprint: `TaskSource.fingerprint()`.
+            cache: where its capsules were unpacked, where that outlives the run.
+        """
+        entry = dict(fingerprint)
+        location = Path(str(entry.get("location", "")))
+        if entry.get("location") and location.exists():
+            entry["path"] = str(location.resolve())
+        if cache is not None:
+            inside = cache.resolve().is_relative_to(self.path.resolve())
+            entry["cache"] = str(cache.resolve().relative_to(self.path.resolve()) if inside else cache.resolve())
         known = self.description()["tasks"]
-        if dict(fingerprint) not in known:
-            self.describe(tasks=[*known, dict(fingerprint)])
+        if entry not in known:
+            self.describe(tasks=[*known, entry])
+
+    def open_task(self, task_id: str, question: str, location: str | None = None) -> Task:
+        """The task of a rollout, from the sets that the run used.
+
+        Args:
+            task_id: its id.
+            question: its text; two sets of one run may both have the id.
+            location: look in this set instead.
+
+        Raises:
+            UsageError: no set has this task, or none is where it was.
+        """
+        sets = [{"location": location}] if location is not None else self.description()["tasks"]
+        tried = []
+        for entry in sets:
+            where = entry.get("path") or entry["location"]
+            cache = self.path / entry["cache"] if entry.get("cache") else None
+            try:
+                tasks = open_tasks(where, cache).tasks()
+            except UsageError as error:
+                tried.append(str(error))
+                continue
+            tried.append(f"{where} has no such task")
+            for task in tasks:
+                if task.task_id == task_id and task.question == question:
+                    return task
+        raise UsageError(
+            f"{task_id}: its task was not found ({'; '.join(tried) or 'the run notes no set of tasks'}); "
+            "name the set with --tasks"
+        )
 
     def rollout_path(self, rollout: str) -> Path:
         """The log of a rollout.

@@ -1,4 +1,4 @@
-"""Model `scripted`: a fake that writes what it is told to. For tests and examples; it knows nothing and learns nothing."""
+"""Model `scripted`: a fake that writes what it is told to, for tests and examples. It knows and learns nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from nbagent.errors import ModelError
 from nbagent.models.base import Completion, Prompt, SamplingParams
+from nbagent_context import text_of
 
 Script = Sequence[str] | Callable[[str], str]
 """What to write: texts one after the other, or a function from the prompt's text to the answer."""
@@ -23,7 +24,7 @@ class ByteTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, the terminator left out."""
-        return bytes(i for i in ids if i != self.eos_token_id).decode("utf-8", "surrogatepass")
+        return bytes(i for i in ids if i != self.eos_token_id).decode("utf-8", "replace")
 
     def apply_chat_template(
         self, messages: Sequence[dict[str, Any]], tokenize: bool = False, add_generation_prompt: bool = True
@@ -75,7 +76,7 @@ class ScriptedModel:
         number = len(self.calls)
         self.calls.append((prompt, params))
         if callable(self._script):
-            text = self._script(_text(prompt))
+            text = self._script("\n".join(text_of(message) for message in prompt.messages))
         elif number < len(self._script):
             text = self._script[number]
         else:
@@ -89,11 +90,3 @@ class ScriptedModel:
 
     async def close(self) -> None:
         """Nothing to release."""
-
-
-def _text(prompt: Prompt) -> str:
-    parts = []
-    for message in prompt.messages:
-        content = message["content"]
-        parts.append(content if isinstance(content, str) else "".join(part["text"] for part in content))
-    return "\n".join(parts)
