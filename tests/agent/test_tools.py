@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import jsonschema
 import pytest
@@ -12,11 +11,9 @@ from hypothesis import strategies as st
 
 from nbagent.tools import TOOLS, complaint, tool_name
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "tools.json"
 
-
-def test_the_schemas_are_the_golden_ones():
-    assert json.loads(GOLDEN.read_text(encoding="utf-8")) == TOOLS
+def test_the_schemas_are_the_golden_ones(golden):
+    golden("tools.json", json.dumps(TOOLS, indent=2) + "\n")
 
 
 def test_every_schema_is_json_schema():
