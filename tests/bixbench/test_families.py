@@ -26,6 +26,11 @@ def test_there_are_enough_families_over_drawn_and_over_real_data():
     assert sum(family.kind.real for family in FAMILIES.values()) >= 5
 
 
+def test_a_small_set_has_all_kinds_of_data():
+    kinds = {family.kind.name for family in FAMILIES.values()}
+    assert {family.kind.name for family in list(FAMILIES.values())[: len(kinds)]} == kinds
+
+
 def test_pools_are_words_without_digits_and_without_repeats():
     for pool in (CONDITIONS, FILES, GENES):
         assert len(pool) == len(set(pool))

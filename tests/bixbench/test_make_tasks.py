@@ -69,6 +69,7 @@ def test_every_loaded_task_is_correct_with_its_reference_and_incorrect_with_each
         assert all(path.suffix in (".csv", ".h5ad") for path in files)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
     chosen = ["fold_change", "cluster_mean", "iris_count"]
     one, other = (make_tasks(tmp_path / name, 6, 9, chosen) for name in "ab")

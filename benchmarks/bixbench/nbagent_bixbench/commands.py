@@ -35,7 +35,7 @@ def make(
     chosen = [name.strip() for name in families.split(",") if name.strip()] if families else None
     console = Console()
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         drawing = bar.add_task("drawing tasks", total=n)
         make_tasks(out, n, seed, chosen, split, lambda done: bar.advance(drawing, done))
     console.print(f"{n} tasks in {escape(str(out))}", highlight=False, soft_wrap=True)
@@ -47,7 +47,7 @@ def list_families() -> None:
     from nbagent_bixbench.families import FAMILIES
 
     table = Table("family", "data", "", "question")
-    for family in FAMILIES.values():
+    for family in sorted(FAMILIES.values(), key=lambda family: (family.kind.real, family.kind.name)):
         table.add_row(family.name, family.kind.name, "real" if family.kind.real else "drawn", escape(family.about))
     Console().print(table)
 
@@ -88,7 +88,7 @@ def show(
         ("language", task.language),
         ("files", ", ".join(_files(task.capsule))),
         ("key", task.key),
-        ("reference", str(task.reference or "-")),
+        ("reference", task.reference.name if task.reference else "-"),
     ]
     for name, value in lines:
         console.print(f"[bold]{name:<10}[/bold]{escape(value)}", highlight=False, soft_wrap=True)

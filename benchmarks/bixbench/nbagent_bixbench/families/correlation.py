@@ -25,10 +25,10 @@ def draw(r: Random) -> Capsule:
 EXPRESSION = Kind("expression", draw)
 
 
-def correlate(r: Random, c: Capsule, method: str, columns: list[str], apart: bool = True) -> Draft:
+def correlate(r: Random, c: Capsule, method: str, columns: list[str]) -> Draft:
     """Correlation of two columns by the named method (`Pearson` or `Spearman`), 2 decimals.
 
-    With `apart` the other method must give another number, so that the method matters.
+    The other method must give another number, so that the method matters.
     """
     a, b = r.sample(columns, 2)
     wording = (
@@ -39,8 +39,7 @@ def correlate(r: Random, c: Capsule, method: str, columns: list[str], apart: boo
     calls = {
         name: f'print(round(df["{a}"].corr(df["{b}"],method="{name.lower()}"),2))' for name in ("Pearson", "Spearman")
     }
-    other = calls["Spearman" if method == "Pearson" else "Pearson"]
-    rival = other if apart else f'print(round(df["{a}"].cov(df["{b}"]),2))'
+    rival = calls["Spearman" if method == "Pearson" else "Pearson"]
     cells = (look(c.facts["file"]), calls[method])
     return Draft(r.choice(wording), (method, *sorted((a, b))), cells, "range_verifier", 2, (rival,))
 

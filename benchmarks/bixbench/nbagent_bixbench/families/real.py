@@ -10,7 +10,6 @@ from random import Random
 
 import pandas as pd
 
-from nbagent_bixbench.families.correlation import correlate
 from nbagent_bixbench.families.draft import Capsule, Draft, Family, Kind, look
 from nbagent_bixbench.families.single_cell import expression_count, expression_mean
 from nbagent_bixbench.families.words import file_name
@@ -180,28 +179,39 @@ def group_count(r: Random, c: Capsule) -> Draft:
     return Draft(r.choice(wording), (group, column, x), (look(c.facts["file"]), second), rivals=rivals)
 
 
-def group_average(r: Random, c: Capsule) -> Draft:
-    """Mean of a column in a group; 2 decimals, 3 for small numbers."""
-    table, label, noun = c.tables[c.facts["file"]], c.facts["label"], c.facts["noun"]
-    group, column = r.choice(c.facts["groups"]), r.choice(c.facts["columns"])
+def tumour_mean(r: Random, c: Capsule) -> Draft:
+    """Mean of a measurement over tumours with another one above a threshold; 2 decimals, 3 for small numbers."""
+    table = c.tables[c.facts["file"]]
+    by, column = r.sample(c.facts["columns"], 2)
+    x = _between(r, table[by])
     places = 2 if table[column].mean() >= 5 else 3
     wording = (
-        f"What is the mean {column} of {group} {noun} ({places} decimals)?",
-        f"Among {group} {noun}, what is the mean {column} ({places} decimals)?",
-        f"Give the mean {column} over the {group} {noun}, {places} decimals.",
+        f"What is the mean {column} of tumours with {by} above {x} ({places} decimals)?",
+        f"Among tumours with {by} > {x}, what is the mean {column} ({places} decimals)?",
+        f"Give the mean {column} over the tumours with {by} above {x}, {places} decimals.",
     )
-    second = f'print(round(df[df["{label}"]=="{group}"]["{column}"].mean(),{places}))'
+    second = f'print(round(df[df["{by}"]>{x}]["{column}"].mean(),{places}))'
     rivals = (
         f'print(round(df["{column}"].mean(),{places}))',
-        f'print(round(df[df["{label}"]!="{group}"]["{column}"].mean(),{places}))',
+        f'print(round(df[df["{by}"]<={x}]["{column}"].mean(),{places}))',
     )
     cells = (look(c.facts["file"]), second)
-    return Draft(r.choice(wording), (group, column), cells, "range_verifier", places, rivals)
+    return Draft(r.choice(wording), (by, x, column), cells, "range_verifier", places, rivals)
 
 
 def diabetes_pearson(r: Random, c: Capsule) -> Draft:
-    """Pearson correlation of two columns."""
-    return correlate(r, c, "Pearson", c.facts["columns"], apart=False)
+    """Pearson correlation of two columns over patients with a third above a threshold."""
+    a, b, by = r.sample(c.facts["columns"], 3)
+    x = _between(r, c.tables[c.facts["file"]][by])
+    wording = (
+        f"What is the Pearson correlation of {a} and {b} in patients with {by} above {x} (2 decimals)?",
+        f"Among patients with {by} > {x}, give the Pearson correlation of {a} and {b}, 2 decimals.",
+        f"For {by} above {x}, how strong is the Pearson correlation of {a} with {b} (2 decimals)?",
+    )
+    second = f'd=df[df["{by}"]>{x}]\nprint(round(d["{a}"].corr(d["{b}"],method="pearson"),2))'
+    rivals = (f'print(round(df["{a}"].corr(df["{b}"],method="pearson"),2))',)
+    cells = (look(c.facts["file"]), second)
+    return Draft(r.choice(wording), (*sorted((a, b)), by, x), cells, "range_verifier", 2, rivals)
 
 
 def diabetes_count(r: Random, c: Capsule) -> Draft:
@@ -234,9 +244,14 @@ def heart_median(r: Random, c: Capsule) -> Draft:
 FAMILIES = (
     Family("pbmc_mean", "mean of a gene in a cell type, pbmc68k (.h5ad)", PBMC, pbmc_mean),
     Family("pbmc_count", "cells of a type with a gene above a threshold, pbmc68k (.h5ad)", PBMC, pbmc_count),
-    Family("tumour_mean", "mean of a measurement by diagnosis, breast cancer", TUMOURS, group_average),
+    Family("tumour_mean", "mean of a measurement above a threshold of another, breast cancer", TUMOURS, tumour_mean),
     Family("tumour_count", "tumours of a diagnosis above a threshold, breast cancer", TUMOURS, group_count),
-    Family("diabetes_pearson", "Pearson correlation of two columns, diabetes", DIABETES, diabetes_pearson),
+    Family(
+        "diabetes_pearson",
+        "Pearson correlation of two columns above a threshold of a third, diabetes",
+        DIABETES,
+        diabetes_pearson,
+    ),
     Family("diabetes_count", "patients above a threshold, diabetes", DIABETES, diabetes_count),
     Family("iris_count", "irises of a species above a threshold", IRIS, group_count),
     Family("heart_median", "median survival above an age, heart transplants", HEART, heart_median),
