@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from nbagent.execute_notebook import Report
+
+BACKEND_HELP = "Where cells run: fork (Python, quick) or local (any installed kernel)."
 
 
 class ReplayAs(StrEnum):
@@ -29,7 +35,7 @@ def replay(
     tasks: Annotated[
         str | None, typer.Option(help="The task set, where it is no longer where the run found it.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="Where cells run again with --execute: fork or local.")] = "fork",
+    backend: Annotated[str | None, typer.Option(help=f"{BACKEND_HELP} None: as in the run.")] = None,
 ) -> None:
     """Write an attempt as a notebook that any Jupyter opens; with --execute, run it again and compare.
 
@@ -41,21 +47,73 @@ def replay(
 
     [bold]nbagent replay runs/demo --rollout ID --out attempt.ipynb --execute[/bold]
     """
-    raise NotImplementedError
+    import asyncio
+
+    from nbagent.backends import choose_backend
+    from nbagent.replay import replay as replayed
+    from nbagent.replay import rerun
+    from nbagent.runfolder import RunFolder
+
+    if backend is not None:
+        choose_backend(backend, str(run), ours=False)
+    folder = RunFolder.open(run)
+    replayed(folder, rollout, as_.value, out)
+    print(out)
+    if execute:
+        report = asyncio.run(rerun(folder, rollout, as_.value, backend, tasks))
+        say(report, compared=True)
+        if report.differences:
+            raise typer.Exit(1)
 
 
 def execute(
     notebook: Annotated[Path, typer.Argument(metavar="IN.ipynb", help="A notebook, nbformat 4.")],
     out: Annotated[Path, typer.Option(help="Notebook to write, with the new outputs.")],
-    backend: Annotated[str, typer.Option(help="Where cells run: fork (Python, quick) or local (any kernel).")] = "local",
+    backend: Annotated[str | None, typer.Option(help=f"{BACKEND_HELP} Must be named.")] = None,
     timeout: Annotated[float | None, typer.Option(min=0.1, help="Seconds one cell may run; none: no limit.")] = None,
+    files: Annotated[Path | None, typer.Option(help="Folder of data files, copied into the working folder.")] = None,
+    kernel: Annotated[
+        str | None, typer.Option(help="Installed kernelspec; none: one of the notebook's language.")
+    ] = None,
+    allow_errors: Annotated[bool, typer.Option("--allow-errors", help="Go on after a cell that failed.")] = False,
 ) -> None:
     """Run any notebook in a kernel session and write it with its outputs.
 
-    The kernel works in a private folder with a clean environment: no keys, no files but those it is given.
+    The kernel starts in a private folder that holds the content of --files and nothing else, with an environment
+    that has no keys in it. A cell that fails ends the run, unless it is tagged raises-exception.
 
     Exit status 0: every cell ran; 1: a cell raised, ran out of time or took the kernel down.
 
-    Example: [bold]nbagent exec analysis.ipynb --out done.ipynb --backend local --timeout 60[/bold]
+    Examples:
+
+    [bold]nbagent exec analysis.ipynb --out done.ipynb --backend local[/bold]
+
+    [bold]nbagent exec analysis.ipynb --out done.ipynb --backend fork --files data --timeout 60[/bold]
     """
-    raise NotImplementedError
+    from nbagent.backends import NOT_COVERED, choose_backend
+    from nbagent.execute_notebook import exec_notebook
+
+    chosen = choose_backend(backend, str(notebook), ours=False)
+    print(NOT_COVERED, file=sys.stderr)
+    report = exec_notebook(notebook, out, chosen, timeout, allow_errors, kernel, files)
+    say(report, compared=False)
+    print(out)
+    if report.failed and not allow_errors:
+        raise typer.Exit(1)
+
+
+def say(report: Report, compared: bool) -> None:
+    """Print what became of the cells: a line for each that failed or, where `compared`, differs; and one for all."""
+    from nbagent.terminal import plain
+
+    for cell in report.failed:
+        print(plain(f"cell {cell.index + 1}: {cell.status} {cell.cause}".rstrip(), 300))
+    if compared:
+        for cell in report.differences:
+            print(plain(f"cell {cell.index + 1}: other outputs: {cell.difference}", 300))
+    parts = [f"{len(report.cells)} cells in {report.seconds:.1f} s", f"{len(report.failed)} failed"]
+    if report.skipped:
+        parts.append(f"{len(report.skipped)} not run")
+    if compared:
+        parts.append(f"{len(report.differences) or 'none'} with other outputs than before")
+    print(", ".join(parts))

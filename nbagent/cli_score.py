@@ -85,8 +85,9 @@ def score(
     """
     from rich.console import Console
 
+    from nbagent.backends import NOT_COVERED, choose_backend
     from nbagent.models.opening import is_ours, is_remote
-    from nbagent.score_run import NOT_COVERED, ScoreRecipe, choose_backend, score_command
+    from nbagent.score_run import ScoreRecipe, score_command
     from nbagent.score_table import score_table
 
     recipe = ScoreRecipe(
@@ -101,7 +102,7 @@ def score(
         max_steps=max_steps,
         max_new_tokens=max_new_tokens,
         cell_timeout_s=cell_timeout,
-        backend=choose_backend(model, backend),
+        backend=choose_backend(backend, model, is_ours(model)),
     )
     remote = {
         "context_length": context_length,

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nbformat
 from pydantic import Field
 
 from nbagent.env import EnvLimits
 from nbagent.errors import ModelError, StorageError, UsageError
+from nbagent.execute_notebook import write_notebook
 from nbagent.models.base import Model, SamplingParams
-from nbagent.models.opening import is_ours, open_model
+from nbagent.models.opening import open_model
 from nbagent.progress import progress_bar
 from nbagent.recipe import Recipe, to_toml
 from nbagent.replay import notebook_at
@@ -23,15 +23,10 @@ from nbagent.runfolder import RunFolder, rollout_id
 from nbagent.score import SCORE_FILE, Score, score_trajectories
 from nbagent.tasks import Outcome, Task, open_tasks
 from nbagent.trajectory import Trajectory
-from nbagent_kernels import BACKENDS
+from nbagent_context import policy
 
 Job = tuple[Task, str]
 """A task and the id of one attempt at it."""
-
-NOT_COVERED = (
-    "note: the backends fork and local limit memory, files and time and give the kernel no keys, but they are no "
-    "sandbox: its code runs as you, can read and write your files and reach the network"
-)
 
 
 class ScoreRecipe(Recipe):
@@ -74,23 +69,6 @@ class ScoreRecipe(Recipe):
         )
 
 
-def choose_backend(model: str, named: str | None) -> str:
-    """The backend for a model's code: the one named, or `fork` for a model that was made here from nothing.
-
-    Raises:
-        UsageError: a backend that is not there, or none named for a model that is not ours.
-    """
-    if named is not None and named not in BACKENDS:
-        hint = "docker is not there yet" if named == "docker" else "no such backend"
-        raise UsageError(f"--backend {named}: {hint}; there are: {', '.join(sorted(BACKENDS))}")
-    if named is None and not is_ours(model):
-        raise UsageError(
-            f"{model}: its code should run in backend docker, which is not there yet; name --backend fork or local if "
-            "code of that model may run as you on this machine"
-        )
-    return named or "fork"
-
-
 def run_score(
     tasks: Sequence[Task],
     model: Model,
@@ -117,8 +95,8 @@ def run_score(
         prefix: first part of the rollout ids, which tells scores in one run folder apart.
         fingerprint: of the task set, kept in the score.
         details: kept in the score as its settings.
-        concurrency: attempts under way at once.
-        rollouts: what makes them; None makes one for this score alone.
+        concurrency: attempts under way at once, where `rollouts` is not given.
+        rollouts: what makes them; None makes one for this score alone, and closes the model afterwards.
 
     Raises:
         ModelError: the model failed in every attempt of a batch, or reached its cap on cost; what was done is kept.
@@ -130,11 +108,11 @@ def run_score(
     left = [job for job in jobs if job[1] not in done]
     try:
         if rollouts is not None:
-            _attempt(left, len(jobs), model, settings, run, rollouts, concurrency)
+            _attempt(left, len(jobs), model, settings, run, rollouts)
         elif left:
-            with Rollouts() as own:
+            with Rollouts(concurrency) as own:
                 try:
-                    _attempt(left, len(jobs), model, settings, run, own, concurrency)
+                    _attempt(left, len(jobs), model, settings, run, own)
                 finally:
                     own.call(model.close())
     except KeyboardInterrupt:
@@ -143,7 +121,7 @@ def run_score(
         raise type(error)(f"{error}; {_how_to_go_on(run, jobs)}") from error
     trajectories = [run.load(job[1]) for job in jobs]
     for trajectory in trajectories:
-        nbformat.write(notebook_at(trajectory, kind="history"), run.notebooks / f"{trajectory.rollout_id}.ipynb")
+        write_notebook(notebook_at(trajectory), run.notebooks / f"{trajectory.rollout_id}.ipynb")
     return score_trajectories(trajectories, name=name, model=model.name, tasks=fingerprint, settings=details)
 
 
@@ -154,11 +132,10 @@ def _attempt(
     settings: RolloutSettings,
     run: RunFolder,
     rollouts: Rollouts,
-    concurrency: int,
 ) -> None:
     with progress_bar("attempts", total, total - len(jobs)) as progress:
-        for batch in _batches(jobs, model, concurrency):
-            _stop_if_hopeless(rollouts.run(batch, model, settings, run, progress=progress, concurrency=concurrency))
+        for batch in _batches(jobs, model, rollouts.concurrency):
+            _stop_if_hopeless(rollouts.run(batch, model, settings, run, progress=progress))
 
 
 def _batches(jobs: Sequence[Job], model: Model, concurrency: int) -> Iterator[Sequence[Job]]:
@@ -195,6 +172,10 @@ def score_command(
     Raises:
         UsageError: a task set, model folder or run folder that cannot be used.
     """
+    try:
+        policy(recipe.policy)
+    except ValueError as error:
+        raise UsageError(f"--policy: {error}") from None
     text = to_toml(recipe.model_dump(mode="json"))
     source = open_tasks(recipe.tasks, None)
     tasks = list(source.tasks())[: recipe.limit]

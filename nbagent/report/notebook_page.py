@@ -41,6 +41,9 @@ def shown_cells(notebook: Mapping[str, Any]) -> list[ShownCell]:
     """The cells of an nbformat v4 notebook; of outputs only text and checked PNG and JPEG images."""
     cells = []
     for cell in notebook.get("cells", ()):
+        if cell.get("metadata", {}).get("nbagent", {}).get("role"):
+            # Our own frame: the page says the question and the ending itself.
+            continue
         code = cell.get("cell_type") == "code"
         count = cell.get("execution_count")
         outputs = tuple(shown for output in cell.get("outputs", ()) if code for shown in _shown(output))

@@ -6,6 +6,7 @@ import contextlib
 
 import nbformat
 import pytest
+from chat_endpoint import Endpoint
 
 from nbagent.actions import Action, action_format
 from nbagent.env import EnvLimits, NotebookEnv
@@ -63,3 +64,13 @@ class Opened(contextlib.AsyncExitStack):
 @pytest.fixture
 def opened():
     return Opened
+
+
+@pytest.fixture
+def endpoint(monkeypatch):
+    monkeypatch.delenv("NBAGENT_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.close()

@@ -1,12 +1,11 @@
 import asyncio
 import json
 import pickle
-import threading
 import time
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from chat_endpoint import answer
 
 from nbagent.errors import ModelError, ModelFolderError, UsageError
 from nbagent.models.base import Model, Prompt, SamplingParams
@@ -23,91 +22,6 @@ PROMPT = Prompt(
     ],
     tools=[{"type": "function", "function": {"name": "run_cell", "parameters": {"type": "object"}}}],
 )
-
-
-class Endpoint:
-    """The far side of the wire: a chat server that misbehaves as it is told, request by request."""
-
-    def __init__(self):
-        self.script = []
-        self.requests = []
-        self.busy = self.busiest = 0
-        self.released = threading.Event()
-        self.lock = threading.Lock()
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args):
-                pass
-
-            def do_GET(self):
-                self.send(200, json.dumps({"data": [{"id": "tiny"}]}))
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with endpoint.lock:
-                    endpoint.requests.append((time.monotonic(), self.path, dict(self.headers), body))
-                    todo = endpoint.script.pop(0) if endpoint.script else answer()
-                    endpoint.busy += 1
-                    endpoint.busiest = max(endpoint.busiest, endpoint.busy)
-                try:
-                    if todo == "hang":
-                        endpoint.released.wait(20)
-                        self.close_connection = True
-                    elif todo == "hang up":
-                        self.close_connection = True
-                    elif todo == "slow":
-                        time.sleep(0.05)
-                        self.send(200, answer())
-                    else:
-                        self.send(*todo) if isinstance(todo, tuple) else self.send(200, todo)
-                finally:
-                    with endpoint.lock:
-                        endpoint.busy -= 1
-
-            def send(self, status, text, headers=()):
-                data = text.encode()
-                self.send_response(status)
-                for name, value in (("Content-Type", "application/json"), *headers):
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
-        self.thread.start()
-
-    def close(self):
-        self.released.set()
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-
-def answer(content="42 rows", finish="stop", usage=(100, 20), **message):
-    choice = {
-        "index": 0,
-        "finish_reason": finish,
-        "message": {"role": "assistant", "content": content, **message},
-    }
-    body = {"id": "x", "object": "chat.completion", "choices": [choice]}
-    if usage:
-        body["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
-    return json.dumps(body)
-
-
-@pytest.fixture
-def endpoint(monkeypatch):
-    monkeypatch.delenv("NBAGENT_API_KEY", raising=False)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    endpoint = Endpoint()
-    yield endpoint
-    endpoint.close()
 
 
 @pytest.fixture
