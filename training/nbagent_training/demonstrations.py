@@ -1,7 +1,8 @@
 """Demonstrations: reference notebooks turned into step samples, with the prompts an agent would have seen.
 
-Each code cell becomes one step that runs it, the key's printed form becomes the step that submits the answer, and the
-context policy makes each step's prompt from the notebook so far: what is learned is what will be asked.
+Each code cell becomes one step that runs it, what the last one printed becomes the step that submits the answer, and
+the context policy makes each step's prompt from the notebook so far, in the environment's own words: what is learned
+is what will be asked.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from typing import Any
 
 import nbformat
 
-from nbagent.action import ActionFormat
+from nbagent import wording
+from nbagent.actions import action_format
 from nbagent.env import EnvLimits, brief_of
 from nbagent.errors import TaskFormatError
+from nbagent.notebook import NotebookDocument
 from nbagent.prompts import PromptBuilder
 from nbagent.tasks import Task
-from nbagent.wording import steps_left
+from nbagent.tools import TOOLS, tool_name
+from nbagent.verbs import run_observation
 from nbagent_context import Exchange, Policy, Window
 from nbagent_context.render import output_text
 
@@ -28,7 +32,7 @@ def reference_cells(task: Task) -> list[dict[str, Any]]:
     """Code cells of a task's reference notebook, with their outputs.
 
     Raises:
-        TaskFormatError: the task has no reference notebook, or one without an executed code cell.
+        TaskFormatError: the task has no reference notebook, or one whose last cell prints nothing.
     """
     if task.reference is None:
         raise TaskFormatError(f"{task.task_id}: has no reference notebook, so it cannot be a demonstration")
@@ -40,7 +44,7 @@ def reference_cells(task: Task) -> list[dict[str, Any]]:
 
 
 def demonstrate(
-    task: Task, action_format: ActionFormat, policy: Policy, prompts: PromptBuilder, limits: EnvLimits
+    task: Task, format_name: str, policy: Policy, prompts: PromptBuilder, limits: EnvLimits
 ) -> list[Step]:
     """The steps of one demonstration.
 
@@ -49,30 +53,37 @@ def demonstrate(
         BudgetTooSmall: a prompt does not fit the context.
     """
     cells = reference_cells(task)
-    brief = brief_of(task, action_format)
-    notebook = nbformat.v4.new_notebook()
-    notebook.metadata["kernelspec"] = {"name": "", "display_name": "", "language": task.language}
+    fmt = action_format(format_name, task.language)
+    brief = brief_of(task, fmt)
+    named = any(tool_name(tool) == "edit_cell" for tool in fmt.available(TOOLS))
+    document = NotebookDocument(task.language)
     history: list[Exchange] = []
     steps: list[Step] = []
     budget, count = prompts.budget(), prompts.count
 
-    def window() -> Window:
+    def learn(text: str) -> None:
         left = limits.max_steps - len(history)
-        notice = steps_left(left) if left <= limits.warn_steps else ""
-        return policy.window(brief, notebook, history, notice, budget, count)
+        notice = wording.steps_left(left) if left <= limits.warn_steps else ""
+        steps.append((policy.window(brief, document.node, history, notice, budget, count), text))
 
     for number, cell in enumerate(cells):
-        text = action_format.render("run_cell", {"code": cell["source"]})
-        steps.append((window(), text))
-        cell_id = f"c{number + 1}"
-        shown = nbformat.v4.new_code_cell(
-            cell["source"], id=cell_id, outputs=cell["outputs"], execution_count=number + 1
+        text = fmt.render("run_cell", {"code": cell["source"]})
+        learn(text)
+        cell_id = document.append(cell["source"])
+        document.set_outputs(cell_id, cell["outputs"], number + 1)
+        observation = run_observation(cell["outputs"], limits.observation_chars, cell_id if named else "")
+        history.append(
+            Exchange(
+                number,
+                text,
+                "run_cell",
+                observation,
+                cell_id,
+                shown=True,
+                short=wording.short("run_cell", cell_id),
+            )
         )
-        notebook.cells.append(shown)
-        observation = output_text(cell["outputs"])
-        history.append(Exchange(number, text, "run_cell", observation, cell_id, shown=True, short=f"run_cell {cell_id}"))
-    answer = output_text(cells[-1]["outputs"]).strip()
-    steps.append((window(), action_format.render("submit_answer", {"answer": answer})))
+    learn(fmt.render("submit_answer", {"answer": output_text(cells[-1]["outputs"]).strip()}))
     return steps
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from nbagent.actions import action_format
 from nbagent.env import EnvLimits
 from nbagent.models.base import SamplingParams
 from nbagent.models.hf import HFModel, load
@@ -142,12 +141,11 @@ class TrainingRun:
 
     def _demonstrations(self) -> list[list[Step]]:
         tasks = self._tasks("demonstrations", self.recipe.tasks.demonstrations, self.recipe.tasks.n_demonstrations, 0)
-        fmt = action_format(self.recipe.agent.action_format)
         chosen = policy(self.recipe.agent.policy, **self.recipe.agent.policy_options)
         # Windows are made before there is a tokenizer, so the budget is that of the characters' bound.
         roomy = PromptBuilder(None, 1 << 30, 0)
         limits = _limits(self.recipe.agent)
-        return [demonstrate(task, fmt, chosen, roomy, limits) for task in tasks]
+        return [demonstrate(task, self.recipe.agent.action_format, chosen, roomy, limits) for task in tasks]
 
     def _folder(self, name: str) -> Path:
         return self.run.checkpoints / name
