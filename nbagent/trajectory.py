@@ -7,6 +7,7 @@ begins with a `start` event and the last one counts.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -162,7 +163,8 @@ class Recorder:
                 written += os.write(self._file, line[written:])
         except OSError as error:
             # What was written of the line goes again, so that the log stays whole lines and the run can resume.
-            os.ftruncate(self._file, self._size)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._size)
             storage_failed(self.path, error)
         self._size += len(line)
 
