@@ -16,7 +16,7 @@ def _text(value: Any) -> str:
 
 
 def clean(text: str) -> str:
-    """Text as a terminal would leave it: ANSI codes removed, of lines overwritten by carriage returns the last state."""
+    """Text as a terminal would leave it: ANSI codes removed, of overwritten lines the last state."""
     text = ANSI.sub("", text).replace("\r\n", "\n")
     if "\r" in text:
         text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))

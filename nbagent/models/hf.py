@@ -177,9 +177,7 @@ class HFModel:
                     return
             elif len(self._waiting) < self._max_batch:
                 await asyncio.sleep(self._gather_s)
-            ready = sorted(
-                (r for r in self._waiting if not r.future.done()), key=lambda r: (len(r.ids), r.params.seed)
-            )
+            ready = sorted((r for r in self._waiting if not r.future.done()), key=lambda r: (len(r.ids), r.params.seed))
             # Near-equal lengths go together, in batches of near-equal size; lockstep runs the whole round.
             count = max(1, -(-len(ready) // self._max_batch))
             size = -(-len(ready) // count)

@@ -47,6 +47,12 @@ class RefusedError(ModelError):
     stops_run: ClassVar[bool] = True
 
 
+class UnreachableError(ModelError):
+    """No call was ever answered: the address is wrong or the server is not up, and the run stops."""
+
+    stops_run: ClassVar[bool] = True
+
+
 class _TransientError(Exception):
     """One try failed in a way that another may not."""
 
@@ -126,6 +132,7 @@ class OpenAIModel:
         self._slots = asyncio.Semaphore(concurrency)
         self._client: httpx.AsyncClient | None = None
         self._reserved = 0.0
+        self._answered = False
         self.cost = 0.0
         self.calls = 0
         self.retries = 0
@@ -151,6 +158,7 @@ class OpenAIModel:
         Raises:
             CostCapError: the call could cost more than is left under the cap.
             RefusedError: the endpoint refuses this key or model; as with the cap, the run stops.
+            UnreachableError: nothing ever answered there; the run stops.
             ModelError: the endpoint failed for good after the bounded retries.
         """
         async with self._slots:
@@ -231,7 +239,8 @@ class OpenAIModel:
                 if tries > self._max_retries or wait > self._max_backoff_s:
                     more = f"; the server asks to wait {wait:.0f} s" if wait > self._max_backoff_s else ""
                     times = f"{tries} tries" if tries > 1 else "one try"
-                    raise ModelError(f"{self._url}{path}: {failure} (gave up after {times}{more})") from failure
+                    error = ModelError if self._answered else UnreachableError
+                    raise error(f"{self._url}{path}: {failure} (gave up after {times}{more})") from failure
                 self.retries += 1
             await asyncio.sleep(wait)
 
@@ -246,6 +255,7 @@ class OpenAIModel:
             raise _TransientError(f"no answer within {self._timeout_s:g} s") from None
         except httpx.TransportError as error:
             raise _TransientError(f"{type(error).__name__}: {error or 'the connection broke'}") from error
+        self._answered = self._answered or response.status_code < 500
         if response.status_code in _AGAIN or response.status_code >= 500:
             raise _TransientError(_status(response), _retry_after(response.headers))
         if response.status_code in (401, 403):

@@ -27,6 +27,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
 
     def __init__(self, room: int) -> None:
         super().__init__()
+        self.is_initialized: bool = False
         self.room = room
         self.used = 0
 
@@ -137,7 +138,12 @@ def sample_batch(
             kept = sorted(range(len(done)), key=done.__getitem__)[:keep_rows]
             chosen_rows = torch.tensor(kept, device=device)
             cache.batch_select_indices(chosen_rows)
-            index, mask, lengths, token = index[chosen_rows], mask[chosen_rows], lengths[chosen_rows], token[chosen_rows]
+            index, mask, lengths, token = (
+                index[chosen_rows],
+                mask[chosen_rows],
+                lengths[chosen_rows],
+                token[chosen_rows],
+            )
             done = [done[row] for row in kept]
         mask[:, padded + step] = True
         ids, positions = token[:, None], (lengths + step)[:, None]

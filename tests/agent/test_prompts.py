@@ -17,7 +17,10 @@ def test_ids_are_the_parts_ids_between_the_templates_pieces(tokenizer):
     window = Window((message("system", ["be ", "brief"]), message("user", ["how many\n", "genes?\n"])), 0)
     builder = PromptBuilder(tokenizer, 512, 100)
     ids = builder.build(window).ids
-    encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def encode(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
     wanted = [
         *encode("<|system|>"), *encode("be "), *encode("brief"),
         *encode("<|user|>"), *encode("how many\n"), *encode("genes?\n"), *encode("<|assistant|>"),

@@ -23,7 +23,12 @@ def test_an_error_shows_the_failing_line_and_the_exception():
         "output_type": "error",
         "ename": "KeyError",
         "evalue": "'x'",
-        "traceback": ["\x1b[31mTraceback\x1b[0m", "      1 a=1\n----> 2 df['x']\n      3 b=2", "  -> 99 inner", "KeyError: 'x'"],
+        "traceback": [
+            "\x1b[31mTraceback\x1b[0m",
+            "      1 a=1\n----> 2 df['x']\n      3 b=2",
+            "  -> 99 inner",
+            "KeyError: 'x'",
+        ],
     }
     assert error_text(output) == "at: df['x']\nKeyError: 'x'"
 

@@ -31,7 +31,12 @@ def rows(task, rollout, turns, reward, length=3, truncated=False):
 
 def groups(spec):
     """spec: {task: [(turns, reward), …]}"""
-    return [r for task, members in spec.items() for i, (turns, reward) in enumerate(members) for r in rows(task, i, turns, reward)]
+    return [
+        r
+        for task, members in spec.items()
+        for i, (turns, reward) in enumerate(members)
+        for r in rows(task, i, turns, reward)
+    ]
 
 
 def total_weight(batch):
@@ -56,9 +61,9 @@ def test_advantages_of_a_group_sum_to_zero_over_trajectories(spec):
     samples = groups(spec)
     batch = trajectory_batch(samples)
     by_rollout = {}
-    for sample, prompt in zip(samples, [s.prompt_ids for s in samples], strict=True):
+    for sample in samples:
         by_rollout.setdefault(sample.task_id, {})[sample.rollout_id] = sample
-    for task, members in by_rollout.items():
+    for members in by_rollout.values():
         mean, deviation = group_statistics([s.reward for s in members.values()])
         if deviation:
             total = sum((s.reward - mean) / (deviation + EPSILON) for s in members.values())
@@ -96,7 +101,10 @@ def test_order_of_rows_changes_nothing(spec, rng: random.Random):
     samples = groups(spec)
     shuffled = samples[:]
     rng.shuffle(shuffled)
-    key = lambda r: (r.prompt_ids, r.completion_ids, round(r.advantage, 9), round(r.weight, 12))
+
+    def key(r):
+        return (r.prompt_ids, r.completion_ids, round(r.advantage, 9), round(r.weight, 12))
+
     assert sorted(map(key, trajectory_batch(samples).rows)) == sorted(map(key, trajectory_batch(shuffled).rows))
 
 

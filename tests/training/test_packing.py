@@ -12,7 +12,10 @@ from nbagent_training.packing import ancestors, collate, pack
 
 def draw(seed, n=5, vocabulary=250):
     rng = random.Random(seed)
-    ids = lambda k: [rng.randrange(5, vocabulary) for _ in range(k)]
+
+    def ids(k):
+        return [rng.randrange(5, vocabulary) for _ in range(k)]
+
     task, cell = ids(rng.randint(1, 12)), ids(rng.randint(1, 9))
     stems = [task, task + cell, task + cell + ids(4)]
     return [(rng.choice(stems) + ids(rng.randint(0, 3)) + [3], ids(rng.randint(1, 8))) for _ in range(n)]

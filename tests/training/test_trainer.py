@@ -37,7 +37,9 @@ def reference_gradient(model, rows, tis_cap=None):
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize(("loss", "tis_cap", "budget"), [("dapo", None, 128), ("dapo", 2.0, 128), ("cispo", None, 4096)])
+@pytest.mark.parametrize(
+    ("loss", "tis_cap", "budget"), [("dapo", None, 128), ("dapo", 2.0, 128), ("cispo", None, 4096)]
+)
 def test_gradients_equal_the_reference(tiny, tokenizer, tmp_path, loss, tis_cap, budget):
     tiny.eval()
     batches = [make_rows(1, 13), make_rows(2, 6), make_rows(3, 1)]
@@ -104,7 +106,14 @@ def test_checkpoint_and_resume_go_on_at_the_next_update(tiny, tokenizer, tmp_pat
 
     def trainer(steps):
         config = settings(
-            tmp_path, steps=steps, seed=0, bf16=False, learning_rate=1e-3, save_strategy="steps", save_steps=2, ignore_data_skip=True
+            tmp_path,
+            steps=steps,
+            seed=0,
+            bf16=False,
+            learning_rate=1e-3,
+            save_strategy="steps",
+            save_steps=2,
+            ignore_data_skip=True,
         )
         return StepGRPOTrainer(tiny, tokenizer, config, make, token_budget=256)
 

@@ -44,5 +44,6 @@ def close_demo(made: TrainingRun, console: Console, *, smoke: bool) -> None:
     attempt = next(iter(made.scores["grpo_sampled"].attempts)).rollout_id if "grpo_sampled" in made.scores else "ID"
     console.print(f"report: {report}", highlight=False)
     console.print(
-        f"a trajectory as a notebook: nbagent replay {made.run.path} --rollout {attempt} --out nb.ipynb", highlight=False
+        f"a trajectory as a notebook: nbagent replay {made.run.path} --rollout {attempt} --out nb.ipynb",
+        highlight=False,
     )

@@ -43,9 +43,7 @@ def reference_cells(task: Task) -> list[dict[str, Any]]:
     return cells
 
 
-def demonstrate(
-    task: Task, format_name: str, policy: Policy, prompts: PromptBuilder, limits: EnvLimits
-) -> list[Step]:
+def demonstrate(task: Task, format_name: str, policy: Policy, prompts: PromptBuilder, limits: EnvLimits) -> list[Step]:
     """The steps of one demonstration.
 
     Raises:

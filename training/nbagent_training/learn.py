@@ -12,6 +12,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from nbagent.models.hf import HFModel
 from nbagent.samples import samples
+from nbagent.trajectory import Trajectory
 from nbagent_training.groups import Batch, trajectory_batch
 from nbagent_training.practice import Practice
 from nbagent_training.recipe import Grpo
@@ -47,9 +48,7 @@ def learn(
             len(groups) * practice.group_size - sum(len(g.trajectories) for g in groups)
         )
         batch.stats["completion_tokens"] = float(sum(len(row.completion_ids) for row in rows))
-        batch.stats["malformed"] = float(
-            sum(bool(e.get("error")) for g in groups for t in g.trajectories for e in t.events if e["kind"] == "observation")
-        )
+        batch.stats["malformed"] = float(sum(_malformed(t) for group in groups for t in group.trajectories))
         seconds["rollout_s"] = time.monotonic() - begin
         seconds["update_from"] = time.monotonic()
         return batch
@@ -95,3 +94,8 @@ def learn(
         trainer.save_if_whole()
         raise
     sampler.refresh(recipe.updates)
+
+
+def _malformed(trajectory: Trajectory) -> int:
+    """Steps whose text was no action."""
+    return sum(bool(e.get("error")) for e in trajectory.events if e["kind"] == "observation")

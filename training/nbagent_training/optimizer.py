@@ -15,9 +15,7 @@ import torch
 class MuonAdamW(torch.optim.Optimizer):
     """Steps `torch.optim.Muon` and `torch.optim.AdamW` together; param group 0 is Muon's, group 1 AdamW's."""
 
-    def __init__(
-        self, model: torch.nn.Module, muon_lr: float, adamw_lr: float, weight_decay: float = 0.01
-    ) -> None:
+    def __init__(self, model: torch.nn.Module, muon_lr: float, adamw_lr: float, weight_decay: float = 0.01) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         matrices = [p for name, p in named if p.ndim == 2 and "layers" in name]
         others = [p for name, p in named if not (p.ndim == 2 and "layers" in name)]

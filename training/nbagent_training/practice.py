@@ -67,13 +67,12 @@ class Practice:
     def next_groups(self, n: int, version: int) -> list[Group]:
         """Roll out n tasks with the current weights. Infrastructure failures are left out of their group."""
         tasks = self.tasks_of(n, version)
-        jobs = [
-            (task, rollout_id("train", f"{version:05d}", task.task_id, g)) for task in tasks for g in range(self.group_size)
-        ]
+        members = range(self.group_size)
+        jobs = [(task, rollout_id("train", f"{version:05d}", task.task_id, g)) for task in tasks for g in members]
         made = self.rollouts.run(jobs, self.model, self.settings, self.run, version=version, progress=self.progress)
         groups = []
         for place, task in enumerate(tasks):
-            members = made[place * self.group_size : (place + 1) * self.group_size]
-            valid = [t for t in members if t.outcome not in (Outcome.INFRASTRUCTURE, Outcome.UNGRADED, None)]
+            group = made[place * self.group_size : (place + 1) * self.group_size]
+            valid = [t for t in group if t.outcome not in (Outcome.INFRASTRUCTURE, Outcome.UNGRADED, None)]
             groups.append(Group(task, valid))
         return groups

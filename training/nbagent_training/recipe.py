@@ -21,11 +21,11 @@ class Tasks(Recipe):
     """Location of the tasks scored before and after; empty: bundled ones of the held-out split."""
     families: tuple[str, ...] = ()
     """Families of bundled tasks; empty: all of them."""
-    n_train: int = Field(480, ge=1)
+    n_train: int = Field(default=480, ge=1)
     """Bundled training tasks; each is used once an epoch."""
-    n_demonstrations: int = Field(3600, ge=0)
+    n_demonstrations: int = Field(default=3600, ge=0)
     """Bundled tasks whose reference notebooks are demonstrations."""
-    n_heldout: int = Field(240, ge=0)
+    n_heldout: int = Field(default=240, ge=0)
     """Bundled held-out tasks; 240 give a pass@1 an interval of about 5 points either way."""
     heldout_split: Literal["heldout", "validation"] = "heldout"
     """`validation` while settings are being chosen, `heldout` for what is reported."""
@@ -38,7 +38,7 @@ class Model(Recipe):
     """A local Hugging Face causal LM; empty: a small one is made from scratch."""
     scratch: Size = Size()
     """Shape of the model made from scratch."""
-    lora_rank: int = Field(0, ge=0)
+    lora_rank: int = Field(default=0, ge=0)
     """Rank of LoRA adapters on all linear layers; 0 trains every weight."""
 
 
@@ -49,15 +49,15 @@ class Agent(Recipe):
     """`hermes`: JSON tool calls as Qwen models write them; `fenced`: short, for models made from scratch."""
     policy: str = "drop"
     """Context policy by name."""
-    policy_options: dict[str, Any] = {}
+    policy_options: dict[str, Any] = Field(default_factory=dict)
     """Options of the context policy."""
-    max_steps: int = Field(20, ge=1)
+    max_steps: int = Field(default=20, ge=1)
     """Model calls an episode may take."""
-    warn_steps: int = Field(3, ge=0)
+    warn_steps: int = Field(default=3, ge=0)
     """The agent is told to submit when so many steps are left; demonstrations show the same notice."""
-    max_new_tokens: int = Field(1024, ge=1)
+    max_new_tokens: int = Field(default=1024, ge=1)
     """Tokens one answer of the model may take."""
-    cell_timeout_s: float = Field(600, gt=0)
+    cell_timeout_s: float = Field(default=600, gt=0)
     """Seconds a cell may run."""
     backend: Literal["fork", "local"] = "fork"
     """Backend of the kernel sessions."""
@@ -66,38 +66,38 @@ class Agent(Recipe):
 class WarmStart(Recipe):
     """Supervised training on demonstrations before GRPO."""
 
-    steps: int = Field(0, ge=0)
+    steps: int = Field(default=0, ge=0)
     """Optimizer steps; 0 leaves the warm start out."""
-    tokens: int = Field(3072, ge=64)
+    tokens: int = Field(default=3072, ge=64)
     """Padded tokens per step."""
-    muon_lr: float = Field(0.01, gt=0)
+    muon_lr: float = Field(default=0.01, gt=0)
     """Learning rate of the matrices inside the layers."""
-    adamw_lr: float = Field(4e-3, gt=0)
+    adamw_lr: float = Field(default=4e-3, gt=0)
     """Learning rate of embeddings, norms and head."""
 
 
 class Grpo(Recipe):
     """Step-level GRPO."""
 
-    updates: int = Field(100, ge=0)
+    updates: int = Field(default=100, ge=0)
     """Optimizer steps; each takes fresh rollouts, so training is strictly on-policy."""
-    tasks_per_update: int = Field(12, ge=1)
+    tasks_per_update: int = Field(default=12, ge=1)
     """Groups per update."""
-    group_size: int = Field(8, ge=2)
+    group_size: int = Field(default=8, ge=2)
     """Rollouts per task."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of the rollouts."""
-    lr: float = Field(1e-5, gt=0)
+    lr: float = Field(default=1e-5, gt=0)
     """Learning rate of AdamW; models made from scratch bear a hundred times the default."""
-    warmup: int = Field(3, ge=0)
+    warmup: int = Field(default=3, ge=0)
     """Updates over which the learning rate rises."""
-    final_lr: float = Field(0.1, ge=0, le=1)
+    final_lr: float = Field(default=0.1, ge=0, le=1)
     """The learning rate falls linearly to this share of itself."""
-    token_budget: int = Field(3072, ge=64)
+    token_budget: int = Field(default=3072, ge=64)
     """Padded tokens per micro-batch."""
     grouping: Literal["trajectory"] = "trajectory"
     """Which rollouts or steps are compared with each other."""
-    gamma: float = Field(1.0, gt=0, le=1)
+    gamma: float = Field(default=1.0, gt=0, le=1)
     """Discount per remaining model call."""
     sigma: Literal["group", "none"] = "group"
     """Whether advantages are divided by the group's deviation."""
@@ -105,18 +105,18 @@ class Grpo(Recipe):
     """Leave trajectories that ran into a limit out of the loss (they stay in the statistics)."""
     tis_cap: float | None = None
     """Cap of the truncated importance ratio between sampler and trainer; None: no correction."""
-    save_every: int = Field(10, ge=1)
+    save_every: int = Field(default=10, ge=1)
     """Updates between checkpoints."""
 
 
 class TrainRecipe(Recipe):
     """Everything a training run depends on."""
 
-    seed: int = Field(0, ge=0, lt=1 << 31)
+    seed: int = Field(default=0, ge=0, lt=1 << 31)
     """Seed of tasks, weights, order and noise."""
     bf16: bool = True
     """Autocast to bfloat16 in training, and sample from a bfloat16 copy."""
-    threads: int = Field(0, ge=0)
+    threads: int = Field(default=0, ge=0)
     """PyTorch threads; 0: one per core; 1 makes runs repeat number for number."""
     score_greedy: bool = True
     """Score with greedy sampling too, beside temperature 1."""
@@ -131,5 +131,7 @@ class TrainRecipe(Recipe):
         if not self.model.folder and not self.warm_start.steps:
             raise ValueError("a model made from scratch needs a warm start: set warm_start.steps, or model.folder")
         if self.warm_start.steps and self.tasks.demonstrations == "" and not self.tasks.n_demonstrations:
-            raise ValueError("warm_start.steps needs demonstrations: set tasks.n_demonstrations or tasks.demonstrations")
+            raise ValueError(
+                "warm_start.steps needs demonstrations: set tasks.n_demonstrations or tasks.demonstrations"
+            )
         return self

@@ -89,7 +89,7 @@ class TrainingRun:
         with self.stages.stage(f"{name} tasks"):
             source: TaskSource = open_tasks(location, self.run.path / "tasks" / name)
             tasks = list(source.tasks())
-            self.run.add_tasks(source.fingerprint())
+            self.run.add_tasks(source.fingerprint(), self.run.path / "tasks" / name)
         return tasks
 
     def _settings(self, temperature: float) -> RolloutSettings:
@@ -296,4 +296,3 @@ def _with_lora(model: Any, rank: int) -> Any:
 def _numbers(logs: dict[str, float]) -> dict[str, float]:
     """What a metrics line keeps: finite numbers under short names."""
     return {k: round(float(v), 6) for k, v in logs.items() if isinstance(v, int | float) and float(v) == float(v)}
-

@@ -111,7 +111,8 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def get_train_dataloader(self) -> Any:
         """One placeholder an update: the rows are made when the update begins."""
-        return DataLoader([{"update": i} for i in range(self.args.max_steps)], batch_size=1, collate_fn=_first)
+        updates: Any = [{"update": i} for i in range(self.args.max_steps)]
+        return DataLoader(updates, batch_size=1, collate_fn=_first)
 
     def _prepare_inputs(self, batch: Any) -> list[dict[str, torch.Tensor]]:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index

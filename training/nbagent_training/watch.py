@@ -61,7 +61,9 @@ class Stages:
             bar = progress.add_task(name, total=total, note="")
 
             def advance(n: int = 1, note: str = "") -> None:
-                progress.update(bar, advance=n, **({"note": note} if note else {}))
+                if note:
+                    progress.update(bar, note=note)
+                progress.update(bar, advance=n)
 
             yield advance
         took = time.monotonic() - begin
