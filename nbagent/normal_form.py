@@ -15,12 +15,13 @@ _RULES = (
     (re.compile(r"\bCell In\s?\[\d+\]"), "Cell In[]"),
     (re.compile(r"<ipython-input-\d+-[0-9a-f]+>"), "<cell>"),
     (re.compile(r"(?<![\w/.:])/(?:[\w.+@%~-]+/)+"), "<path>/"),
+    (re.compile(r"\btmp[a-z0-9_]{8}\b"), "tmp<name>"),
     (re.compile(r"\bT_[0-9a-f]{5}(?=\b|_)"), "T_<style>"),
 )
 
 
 def normal_text(text: str) -> str:
-    """`text` without terminal colours, object addresses, folders of absolute paths, and cell numbers."""
+    """`text` without terminal colours, object addresses, folders of absolute paths, temporary names, cell numbers."""
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     return text
