@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 from nbagent.actions import ActionFormat, action_format
@@ -119,6 +121,15 @@ def prompt_builder(model: Model, settings: RolloutSettings) -> PromptBuilder:
     return PromptBuilder(model.tokenizer, model.context_length, settings.sampling.max_new_tokens)
 
 
+@cache
+def _policy(name: str, options: str) -> Policy:
+    # Policies are pure functions, so one serves all rollouts; looking up entry points reads every package's metadata.
+    try:
+        return policy(name, **json.loads(options))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
 async def roll(
     task: Task,
     rollout_id: str,
@@ -148,10 +159,7 @@ async def roll(
     """
     prompts = prompts or prompt_builder(model, settings)
     fmt = action_format(settings.action_format, task.language)
-    try:
-        chosen = policy(settings.policy, **settings.policy_options)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    chosen = _policy(settings.policy, json.dumps(dict(settings.policy_options), sort_keys=True))
     blobs = run.blobs if run else Blobs()
     path = run.rollout_path(rollout_id) if run else None
     with _counted(model):
