@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from nbagent.cli_group import Commands
 from nbagent.cli_notebooks import execute, replay
 from nbagent.cli_runs import report, validate
 from nbagent.cli_score import compare, score
+from nbagent.terminal import PlainHandler
 
 app = typer.Typer(
     name="nbagent",
@@ -50,6 +52,8 @@ def options(
 
 def main() -> None:
     """The console script."""
+    # Warnings quote what servers and agents wrote.
+    logging.getLogger().addHandler(PlainHandler(logging.WARNING))
     # A polite kill ends like Ctrl-C: what runs is saved and no process stays behind.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     app()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -27,6 +27,14 @@ from nbagent_context import policy
 
 Job = tuple[Task, str]
 """A task and the id of one attempt at it."""
+
+
+@runtime_checkable
+class KnowsTheEnd(Protocol):
+    """A model that can tell when no further call will succeed: its cap on cost is reached, its server is not there."""
+
+    stopped: ModelError | None
+    """Why; None while calls may succeed."""
 
 
 class ScoreRecipe(Recipe):
@@ -133,7 +141,14 @@ def _attempt(
     run: RunFolder,
     rollouts: Rollouts,
 ) -> None:
-    with progress_bar("attempts", total, total - len(jobs)) as progress:
+    with progress_bar("attempts", total, total - len(jobs)) as advance:
+
+        def progress() -> None:
+            advance()
+            # Raised from here it ends the other rollouts as well; those that had ended are kept.
+            if isinstance(model, KnowsTheEnd) and model.stopped is not None:
+                raise model.stopped
+
         for batch in _batches(jobs, model, rollouts.concurrency):
             _stop_if_hopeless(rollouts.run(batch, model, settings, run, progress=progress))
 

@@ -15,16 +15,17 @@ from nbagent.tasks import Outcome
 from nbagent.terminal import foreign
 
 
-def percent(share: float) -> str:
-    """A share as per cent with one decimal."""
-    return f"{100 * share:.1f}"
+def percent(share: float, decimals: int = 1) -> str:
+    """A share as per cent."""
+    return f"{100 * share:.{decimals}f}"
 
 
-def interval(estimate: Estimate | None) -> str:
+def interval(estimate: Estimate | None, decimals: int = 1) -> str:
     """`37.5 [31.6, 43.8]`, in per cent; a dash for nothing."""
     if estimate is None:
         return "–"
-    return f"{percent(estimate.value)} [{percent(estimate.low)}, {percent(estimate.high)}]"
+    value, low, high = (percent(x, decimals) for x in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"
 
 
 def points(estimate: Estimate) -> str:
@@ -45,8 +46,8 @@ def how_intervals(estimate: Estimate | None) -> str:
 
 
 def score_table(score: Score) -> Table:
-    """pass@k and every outcome's share, overall and by family; outcomes that never came up are left out."""
-    ks = list(score.overall.pass_at) or [1]
+    """pass@1, pass@n and every outcome's share, overall and by family; outcomes that never came up are left out."""
+    ks = sorted({1, max(score.overall.pass_at, default=1)})
     seen = [outcome for outcome, share in score.overall.outcomes.items() if share.count]
     title = Text.assemble("Score of ", foreign(score.name or score.model or "a model", 60))
     caption = how_intervals(score.overall.pass_1)
@@ -87,7 +88,7 @@ def _cells(summary: Summary, ks: Sequence[int], outcomes: Sequence[Outcome]) -> 
     shares = (summary.outcomes[outcome].share.value for outcome in outcomes)
     return [
         str(summary.n_tasks),
-        *(interval(summary.pass_at.get(k)) for k in ks),
+        *(interval(summary.pass_at.get(k), 1 if len(ks) == 1 else 0) for k in ks),
         *(percent(share) if share else "·" for share in shares),
         f"{summary.steps:.1f}",
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import unicodedata
 
 from rich.text import Text
@@ -27,6 +29,15 @@ def plain(text: str, width: int | None = None) -> str:
 def foreign(text: str, width: int | None = None, style: str = "") -> Text:
     """The text for rich, which reads no markup in it."""
     return Text(plain(text, width), style=style)
+
+
+class PlainHandler(logging.Handler):
+    """Prints log records on stderr, wherever stderr leads now, with control characters escaped."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        for line in self.format(record).splitlines():
+            print(plain(line), file=sys.stderr)
 
 
 def _is_obeyed(character: str) -> bool:

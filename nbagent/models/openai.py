@@ -17,7 +17,7 @@ import random
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import httpx
 
@@ -38,19 +38,13 @@ _FINISH: Mapping[str, FinishReason] = {
 class CostCapError(ModelError):
     """The next call could cost more than is left: the run stops, and goes on with a higher cap."""
 
-    stops_run: ClassVar[bool] = True
-
 
 class RefusedError(ModelError):
     """The endpoint will answer no call of this run: a wrong key, an unknown model."""
 
-    stops_run: ClassVar[bool] = True
-
 
 class UnreachableError(ModelError):
-    """No call was ever answered: the address is wrong or the server is not up, and the run stops."""
-
-    stops_run: ClassVar[bool] = True
+    """No call was ever answered: the address is wrong or the server is not up."""
 
 
 class _TransientError(Exception):
@@ -68,6 +62,7 @@ class OpenAIModel:
         cost: what the calls so far cost, in the unit of the prices; 0 where no prices were given.
         calls: answered calls so far.
         retries: tries that failed and were made again.
+        stopped: why no further call is made; None while calls may succeed.
     """
 
     def __init__(
@@ -136,6 +131,7 @@ class OpenAIModel:
         self.cost = 0.0
         self.calls = 0
         self.retries = 0
+        self.stopped: ModelError | None = None
 
     @property
     def name(self) -> str:
@@ -162,22 +158,31 @@ class OpenAIModel:
             ModelError: the endpoint failed for good after the bounded retries.
         """
         async with self._slots:
-            if not self._model:
-                self._model = await self._only_model()
-            body = self._body(prompt, params)
-            reserved = self._reserve(body, params)
+            if self.stopped is not None:
+                raise self.stopped
             try:
-                answer = await self._ask("POST", "/chat/completions", body)
-            finally:
-                self._reserved -= reserved
-            completion = _completion(answer)
-            usage = completion.usage
-            if self._priced:
-                # Where the endpoint counts nothing, the most it can have cost keeps the cap honest.
-                usage["cost"] = self._cost_of(usage) if "completion_tokens" in usage else reserved
-                self.cost += usage["cost"]
-            self.calls += 1
-            return completion
+                return await self._sample(prompt, params)
+            except (CostCapError, RefusedError, UnreachableError) as error:
+                self.stopped = error
+                raise
+
+    async def _sample(self, prompt: Prompt, params: SamplingParams) -> Completion:
+        if not self._model:
+            self._model = await self._only_model()
+        body = self._body(prompt, params)
+        reserved = self._reserve(body, params)
+        try:
+            answer = await self._ask("POST", "/chat/completions", body)
+        finally:
+            self._reserved -= reserved
+        completion = _completion(answer)
+        usage = completion.usage
+        if self._priced:
+            # Where the endpoint counts nothing, the most it can have cost keeps the cap honest.
+            usage["cost"] = self._cost_of(usage) if "completion_tokens" in usage else reserved
+            self.cost += usage["cost"]
+        self.calls += 1
+        return completion
 
     async def close(self) -> None:
         """Close the connections."""
