@@ -1,3 +1,3 @@
-"""The agent in its notebook: tasks, environment, tools, models, rollouts, trajectories, replay. Imports nothing heavy."""
+"""The agent in its notebook: tasks, environment, tools, models, rollouts, trajectories, replay. Stays light."""
 
 __version__ = "0.1.0"

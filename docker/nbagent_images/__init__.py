@@ -1,1 +1,1 @@
-"""Image recipes for Docker sandboxes. There are none yet: they come with the Docker backend, as package data of this package."""
+"""Image recipes for Docker sandboxes, as package data. There are none yet: they come with the Docker backend."""

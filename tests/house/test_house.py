@@ -120,7 +120,8 @@ def test_every_package_is_typed() -> None:
 
 def test_version_is_the_newest_in_the_changelog() -> None:
     versions = re.findall(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
-    assert versions[0] == PROJECT["project"]["version"]
+    program = importlib.import_module("nbagent").__version__
+    assert versions[0] == PROJECT["project"]["version"] == program
 
 
 def test_no_secret_and_no_benchmark_text_is_tracked() -> None:
