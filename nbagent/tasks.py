@@ -68,7 +68,7 @@ class Task:
     seed: int = 0
     """Seed of the kernel's random generators."""
     reference: Path | None = None
-    """The expert's executed notebook, kept on the host outside `capsule`; None where unknown. Not shown to the agent."""
+    """The expert's executed notebook, kept on the host outside `capsule`; None: unknown. Not shown to the agent."""
     key: str = ""
     """The key as written in the set. Never shown to the agent."""
 
