@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -32,13 +33,21 @@ class RateColumn(ProgressColumn):
         return Text(rate, style="progress.data.speed")
 
 
+class Advance(Protocol):
+    """Counts more as done; may be called from any thread."""
+
+    def __call__(self, n: int = 1, note: str = "") -> None:
+        """`n` more are done; `note` replaces the words at the end of the bar."""
+        ...
+
+
 @contextmanager
-def progress_bar(name: str, total: int, done: int = 0, console: Console | None = None) -> Iterator[Callable[[], None]]:
-    """Yields a callable that counts one more, from any thread.
+def progress_bar(name: str, total: int | None, done: int = 0, console: Console | None = None) -> Iterator[Advance]:
+    """Yields a callable that counts what is done.
 
     Args:
         name: what is counted.
-        total: how many there are in all.
+        total: how many there are in all; None where that is not known.
         done: how many there are already.
         console: where to print; None: stderr.
     """
@@ -51,14 +60,22 @@ def progress_bar(name: str, total: int, done: int = 0, console: Console | None =
         RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console,
         disable=not console.is_terminal,
     )
     if not console.is_terminal:
         left = f", {done} done already" if done else ""
-        console.print(f"{name}: {total}{left} …", highlight=False, markup=False)
+        number = f": {total}{left}" if total is not None else ""
+        console.print(f"{name}{number} …", highlight=False, markup=False)
     with bar:
-        counted = bar.add_task(name, total=total, completed=done)
-        yield lambda: bar.advance(counted)
+        counted = bar.add_task(name, total=total, completed=done, note="")
+
+        def advance(n: int = 1, note: str = "") -> None:
+            if note:
+                bar.update(counted, note=note)
+            bar.advance(counted, n)
+
+        yield advance
     if not console.is_terminal:
         console.print(f"{name}: {time.monotonic() - begin:.1f} s", highlight=False, markup=False)
