@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from transformers.utils import logging as transformers_logging
 
 from nbagent.env import EnvLimits
 from nbagent.models.base import SamplingParams
@@ -64,6 +65,7 @@ class TrainingRun:
         recipe = self.recipe
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
+        transformers_logging.disable_progress_bar()
         begin = time.monotonic()
         with MemoryWatch() as memory, Rollouts() as rollouts:
             self.rollouts = rollouts

@@ -43,7 +43,19 @@ def score_stage(
         trajectory = run.load(ids[task.task_id])
         attempts.append(Attempt.of(trajectory))
         nbformat.write(notebook_at(trajectory, kind="history"), run.notebooks / f"{ids[task.task_id]}.ipynb")
-    score = score_trajectories(attempts)
+    score = score_trajectories(
+        attempts,
+        name=name,
+        model=model.name,
+        settings={
+            "temperature": settings.sampling.temperature,
+            "policy": settings.policy,
+            "action_format": settings.action_format,
+            "max_steps": settings.limits.max_steps,
+            "backend": settings.backend,
+            "seed": settings.run_seed,
+        },
+    )
     path.parent.mkdir(exist_ok=True)
     score.write(path)
     return score

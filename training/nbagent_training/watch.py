@@ -5,71 +5,35 @@ from __future__ import annotations
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
-
-class RateColumn(ProgressColumn):
-    """Finished items per second."""
-
-    def render(self, task: Task) -> Text:
-        """The rate, or nothing before there is one."""
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f}/s" if speed else "", style="progress.data.speed")
+from nbagent.progress import Advance, progress_bar
 
 
 class Stages:
-    """Prints stages as they begin and end; on a terminal with a bar, a rate and the time left."""
+    """Stages of a run, each with its progress bar.
+
+    Attributes:
+        seconds: wall time of each stage, by name.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-        """One stage; yields `advance(n=1, note="")`. Its wall time is kept in `seconds`."""
+    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        """One stage."""
         begin = time.monotonic()
-        progress = Progress(
-            TextColumn("[progress.description]{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            RateColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-        if not self.console.is_terminal:
-            self.console.print(f"{name} …", highlight=False)
-        with progress:
-            bar = progress.add_task(name, total=total, note="")
-
-            def advance(n: int = 1, note: str = "") -> None:
-                if note:
-                    progress.update(bar, note=note)
-                progress.update(bar, advance=n)
-
+        with progress_bar(name, total, console=self.console) as advance:
             yield advance
         took = time.monotonic() - begin
         self.seconds[name] = self.seconds.get(name, 0.0) + took
-        if not self.console.is_terminal:
-            self.console.print(f"{name}: {took:.1f} s", highlight=False)
 
 
 def available_bytes() -> int:
