@@ -121,3 +121,9 @@ def test_the_program_answers(python: Path, elsewhere: Path) -> None:
         assert command in commands
         run([program, command, "--help"], elsewhere, HOME=str(elsewhere))
     assert not list(elsewhere.iterdir())
+
+
+def test_the_demo_runs_from_the_wheel(python: Path, elsewhere: Path) -> None:
+    run([python.parent / "nbagent", "demo", "--smoke", "--out", "run"], elsewhere, HOME=str(elsewhere))
+    assert (elsewhere / "run" / "report.html").is_file()
+    assert [path.name for path in elsewhere.iterdir()] == ["run"], "something was left outside the run folder"
