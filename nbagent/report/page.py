@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from nbagent.blobs import storage_failed
 from nbagent.report.charts import interval_plot, learning_curve
-from nbagent.report.gather import Findings, gather
+from nbagent.report.gather import STAGES, Findings, gather
 from nbagent.report.notebook_page import shown_cells
 from nbagent.runfolder import RunFolder
 from nbagent.score import Attempt
@@ -92,6 +92,7 @@ def _context(findings: Findings, pages: Mapping[str, str]) -> dict[str, Any]:
     return {
         "findings": findings,
         "title": str(facts.get("title") or findings.name),
+        "staged": any(scored.stage in STAGES for scored in findings.scores),
         "summary": str(facts.get("summary") or ""),
         "demonstrations": _paragraphs(facts.get("demonstrations")),
         "caveats": _paragraphs(facts.get("caveats")),
