@@ -13,7 +13,7 @@ from nbagent.execute_notebook import Report, execute_notebook, write_notebook
 from nbagent.notebook import NotebookDocument, valid_outputs
 from nbagent.runfolder import RunFolder
 from nbagent.trajectory import Event, Trajectory
-from nbagent_kernels import SessionSpec
+from nbagent_kernels import Limits, SessionSpec
 
 Kind = Literal["history", "final"]
 
@@ -166,8 +166,9 @@ async def rerun(
     """
     trajectory = run.load(rollout_id)
     task = run.open_task(trajectory.task_id, trajectory.question, tasks)
-    spec = SessionSpec(language=task.language, capsule=task.capsule, seed=task.seed)
     limit = trajectory.start["limits"].get("cell_timeout_s")
+    limits = Limits(**(trajectory.start.get("session_limits") or {}))
+    spec = SessionSpec(language=task.language, capsule=task.capsule, seed=task.seed, limits=limits)
     notebook = notebook_at(trajectory, kind=kind)
     _, report = await execute_notebook(notebook, spec, backend or str(trajectory.start["backend"]), limit)
     return report

@@ -206,6 +206,7 @@ def _start(env: NotebookEnv, rollout_id: str, attempt: int, settings: RolloutSet
         "action_format": settings.action_format,
         "policy": {"name": settings.policy, "options": dict(settings.policy_options)},
         "limits": asdict(settings.limits),
+        "session_limits": asdict(settings.session_limits) if settings.session_limits else None,
         "files": capsule_files(task.capsule),
         "parent": None,
         "brief": asdict(env.brief),
