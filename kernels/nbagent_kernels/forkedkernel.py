@@ -7,6 +7,7 @@ in the kernel instead of filling the host.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import io
@@ -188,6 +189,7 @@ def make_kernel(channel: Channel) -> Any:
     if debugpy is not None:
         sys.modules["debugpy"] = debugpy
     from ipykernel.ipkernel import IPythonKernel
+    from ipykernel.kernelapp import IPKernelApp
     from jupyter_client.session import Session, extract_header
 
     class ChannelSession(Session):  # type: ignore[misc]
@@ -217,6 +219,23 @@ def make_kernel(channel: Channel) -> Any:
             channel.interrupted = False
             signal.signal(signal.SIGINT, channel.on_sigint)
 
+        @contextlib.contextmanager
+        def _cancel_on_sigint(self, future: Any) -> Any:
+            # ipykernel's own handler does not wake a loop that waits, and cannot interrupt one that computes.
+            loop = asyncio.get_running_loop()
+
+            def handle(*args: Any) -> None:
+                if asyncio.current_task(loop) is None:
+                    loop.call_soon_threadsafe(future.cancel)
+                else:
+                    channel.on_sigint(*args)
+
+            saved = signal.signal(signal.SIGINT, handle)
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGINT, saved)
+
         def post_handler_hook(self) -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -225,18 +244,20 @@ def make_kernel(channel: Channel) -> Any:
     config.Completer.use_jedi = False
     config.Kernel._execute_sleep = 0.0
     session = ChannelSession(key=b"", config=config)
+    # Never initialized: it is there for those that look the kernel up through it, as %matplotlib does.
+    app = IPKernelApp.instance(config=config)
     kernel = ForkedKernel.instance(
-        config=config,
+        parent=app,
         session=session,
         user_ns={},
         iopub_socket=channel,
         log=logging.getLogger("ipykernel"),
         shell_channel_thread=types.SimpleNamespace(parent_thread=threading.main_thread()),
     )
+    app.kernel, app.shell = kernel, kernel.shell
     kernel.shell.displayhook.get_execution_count = lambda: kernel.execution_count
-    with contextlib.suppress(Exception):
-        if "matplotlib.pyplot" in sys.modules:
-            kernel.shell.enable_matplotlib("inline")
+    if "matplotlib.pyplot" in sys.modules:
+        kernel.shell.enable_matplotlib("inline")
     warm_up(kernel)
     skip_search_for_cells()
     return kernel
@@ -296,7 +317,6 @@ def warm_up(kernel: Any) -> None:
 
 def become_kernel(kernel: Any, channel: Channel, sock: socket.socket, request: dict[str, Any]) -> None:
     """In the child: take on the session's environment, limits and seeds, then serve until killed."""
-    import asyncio
     import random
     import resource
     import tempfile

@@ -16,6 +16,8 @@ from nbagent_kernels.workspace import Workspace
 
 DRAIN_S = 1.0
 """Seconds to wait for the idle status after the reply, where it may have been lost."""
+REPLY_S = 0.3
+"""Seconds to wait for the reply after the idle status: the kernel sends it before."""
 _ids = itertools.count()
 
 Start = Callable[[SessionSpec, Workspace], Awaitable[Wire]]
@@ -43,7 +45,10 @@ class _Cell:
             self.reply = message
             settle(self.replied)
         elif message.kind == "status":
-            self.idle = self.idle or message.content.get("execution_state") == "idle"
+            if not self.idle and message.content.get("execution_state") == "idle":
+                self.idle = True
+                # ipykernel sends no reply where an interrupt falls into its own code around the cell.
+                asyncio.get_running_loop().call_later(REPLY_S, settle, self.replied)
         else:
             self.fold.feed(message.kind, message.content, message.size)
         if self.reply is not None and self.idle:
@@ -211,11 +216,12 @@ class LiveSession:
         finally:
             if self._unsettled is not cell:
                 wire.listen(None)
-        if cell.reply is None and status == "ok":
-            status, cause = "dead", wire.dead.result()
-        elif cell.reply is None and "killed" not in cause:
-            cause = f"{cause}; the kernel ended then: {wire.dead.result()}"
-        elif cell.reply is not None and status == "ok" and cell.reply.content.get("status") != "ok":
+        died = wire.dead.result() if cell.reply is None and wire.dead.done() else ""
+        if died and status == "ok":
+            status, cause = "dead", died
+        elif died and "killed" not in cause:
+            cause = f"{cause}; the kernel ended then: {died}"
+        elif status == "ok" and (cell.reply is None or cell.reply.content.get("status") != "ok"):
             status = "error"
         count = cell.reply.content.get("execution_count") if cell.reply is not None else None
         return CellResult(
@@ -224,6 +230,6 @@ class LiveSession:
             seconds=time.perf_counter() - start,
             execution_count=count if isinstance(count, int) else None,
             dropped_bytes=cell.fold.dropped_bytes,
-            state_kept=cell.reply is not None and not lost,
+            state_kept=not died and not lost,
             cause=cause,
         )

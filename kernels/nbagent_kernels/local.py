@@ -210,6 +210,9 @@ class _LocalWire:
             self._send("control", "interrupt_request", {}, f"i{next(_numbers)}")
         else:
             self._signal(signal.SIGINT)
+            if self._language == "python":
+                # ipykernel's handler for an awaiting cell does not wake its own event loop; a request does.
+                self._send("shell", "kernel_info_request", {}, "wake")
 
     def kill(self) -> None:
         """SIGKILL to the process group and what the cells detached."""
@@ -266,6 +269,10 @@ class _LocalWire:
             sock.connect(self._end(name))
             self._loop.add_reader(sock.getsockopt(zmq.FD), self._take_in, name)
         self._loop.add_reader(self._sockets["monitor"].getsockopt(zmq.FD), self._disconnected)
+        # The descriptor speaks only of what comes after its socket was once found empty.
+        self._disconnected()
+        for name in kinds:
+            self._take_in(name)
 
     def _end(self, name: str) -> str:
         return f"ipc://{self._folder / 's'}-{_PORTS[name + '_port']}"

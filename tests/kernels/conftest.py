@@ -1,0 +1,35 @@
+"""Sessions for the tests: opened by name of backend, closed whatever happens, servers ended with the module's loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from nbagent_kernels import Limits, Session, SessionSpec, open_session
+from nbagent_kernels.fork import end_servers
+
+Opener = Callable[..., Awaitable[Session]]
+PRELOAD = ("numpy", "matplotlib.pyplot")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def opened(backend: str) -> AsyncIterator[Opener]:
+    """Opens sessions of the test's backend; limits may be given by name."""
+    sessions: list[Session] = []
+
+    async def open_one(spec: SessionSpec | None = None, **limits: Any) -> Session:
+        spec = spec or SessionSpec(preload=PRELOAD, limits=Limits(**{"grace_s": 1.0, **limits}))
+        sessions.append(await open_session(spec, backend))
+        return sessions[-1]
+
+    yield open_one
+    for session in sessions:
+        await session.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _servers_end_with_the_module() -> Any:
+    yield
+    end_servers()
