@@ -32,7 +32,9 @@ def score(
     backend: Annotated[
         str | None, typer.Option(help="Where cells run: fork or local. To be named for models that are not ours.")
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Attempts under way at once.")] = 8,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Attempts under way at once; default: 8 with openai:, else 96.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; done attempts stay.")] = False,
     greedy: Annotated[
         bool, typer.Option("--greedy", help="Take the likeliest token.", rich_help_panel=SAMPLING)
@@ -104,17 +106,18 @@ def score(
         cell_timeout_s=cell_timeout,
         backend=choose_backend(backend, model, is_ours(model)),
     )
+    at_once = concurrency or (8 if is_remote(model) else 96)
     remote = {
         "context_length": context_length,
         "timeout_s": request_timeout,
-        "concurrency": concurrency,
+        "concurrency": at_once,
         "price_in": price_in,
         "price_out": price_out,
         "max_cost": max_cost,
     }
     if not is_ours(model):
         print(NOT_COVERED, file=sys.stderr)
-    made = score_command(recipe, out, remote if is_remote(model) else {}, concurrency=concurrency, resume=resume)
+    made = score_command(recipe, out, remote if is_remote(model) else {}, concurrency=at_once, resume=resume)
     Console().print(score_table(made))
     print(f"score: {out / 'score.json'}\nreport: {out / 'report.html'}")
 
