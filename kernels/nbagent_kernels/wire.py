@@ -100,6 +100,7 @@ async def first(a: asyncio.Future[None], b: asyncio.Future[str], timeout: float 
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def wake(_: object) -> None:
+        """One of the two is done."""
         settle(waiter)
 
     a.add_done_callback(wake)

@@ -44,7 +44,10 @@ def test_the_path_ends_with_scores_notebooks_and_a_report(run):
         assert len(score["attempts"]) == 4
         for attempt in score["attempts"]:
             assert (folder / "notebooks" / f"{attempt['rollout_id']}.ipynb").is_file()
-    assert {json.loads(line)["phase"] for line in (folder / "metrics.jsonl").read_text().splitlines()} == {"sft", "grpo"}
+    assert {json.loads(line)["phase"] for line in (folder / "metrics.jsonl").read_text().splitlines()} == {
+        "sft",
+        "grpo",
+    }
     assert "<script" not in (folder / "report.html").read_text()
     assert "report:" in said
     assert (folder / "checkpoints" / "final" / "model.safetensors").is_file()
@@ -118,7 +121,11 @@ def test_the_same_seed_on_one_thread_gives_the_same_numbers(tmp_path):
     for name in ("a", "b"):
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         made = subprocess.run(
-            [NBAGENT, "train", str(recipe), "--out", str(tmp_path / name)], env=env, capture_output=True, text=True, check=False
+            [NBAGENT, "train", str(recipe), "--out", str(tmp_path / name)],
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert made.returncode == 0, made.stderr
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
