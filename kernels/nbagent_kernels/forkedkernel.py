@@ -264,13 +264,13 @@ def make_kernel(channel: Channel) -> Any:
 
 
 WARM = (
-    "1 + 1",
-    "1 / 0",
-    "__import__('IPython').display.HTML('')",
-    "__import__('pandas').DataFrame({'a': [1.0]}).describe()",
-    "__import__('matplotlib.pyplot').pyplot.plot([1, 2]); __import__('matplotlib.pyplot').pyplot.show()",
+    ("sys", "1 + 1"),
+    ("sys", "1 / 0"),
+    ("sys", "__import__('IPython').display.HTML('')"),
+    ("pandas", "__import__('pandas').DataFrame({'a': [1.0]}).describe()"),
+    ("matplotlib.pyplot", "import matplotlib.pyplot as plot; plot.plot([1, 2]); plot.show()"),
 )
-"""Cells run before the fork, so that their imports and caches are paid once; their outputs go nowhere."""
+"""Cells run before the fork where the module is imported, so that their caches are made once; outputs go nowhere."""
 
 
 def skip_search_for_cells() -> None:
@@ -300,14 +300,18 @@ def warm_up(kernel: Any) -> None:
     with Path(os.devnull).open("w") as sink:
         sys.stdout = sys.stderr = sink
         try:
-            for code in WARM:
-                shell.run_cell(code, store_history=False, silent=False)
+            for module, code in WARM:
+                if module in sys.modules:
+                    shell.run_cell(code, store_history=False, silent=False)
         finally:
             sys.stdout, sys.stderr = stdout, stderr
     for name in set(shell.user_ns) - before:
         del shell.user_ns[name]
-    shell.user_ns.update(_="", __="", ___="")
+        shell.user_ns_hidden.pop(name, None)
     shell.displayhook.flush()
+    for name in ("_", "__", "___"):  # the hook follows them only while both hold the same
+        setattr(shell.displayhook, name, "")
+        shell.push({name: ""}, interactive=False)
     shell.events.trigger("post_execute")
     for name in ("last_type", "last_value", "last_traceback", "last_exc"):
         with contextlib.suppress(AttributeError):

@@ -76,7 +76,10 @@ def command(spec: SessionSpec) -> tuple[list[str], Mapping[str, str], str, str]:
     for name, entry in sorted(installed.items()):
         found = entry["spec"]
         if name == spec.kernel or (spec.kernel is None and found["language"].lower() == spec.language.lower()):
-            return list(found["argv"]), found.get("env") or {}, found["language"], found.get("interrupt_mode", "signal")
+            argv = [part.replace("{resource_dir}", entry["resource_dir"]) for part in found["argv"]]
+            if argv[0] in ("python", "python3"):  # written by ipykernel, which means its own interpreter
+                argv[0] = sys.executable
+            return argv, found.get("env") or {}, found["language"], found.get("interrupt_mode", "signal")
     wanted = f"kernelspec {spec.kernel!r}" if spec.kernel else f"kernelspec for {spec.language!r}"
     names = ", ".join(f"{name} ({entry['spec']['language']})" for name, entry in sorted(installed.items())) or "none"
     raise KernelStartError(f"no {wanted} is installed; there are: {names}")

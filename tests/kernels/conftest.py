@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+
 from nbagent_kernels import Limits, Session, SessionSpec, open_session
 from nbagent_kernels.fork import end_servers
 
