@@ -80,5 +80,8 @@ def _run(recipe: TrainRecipe, out: Path, resume: bool, console: Console) -> Trai
     from nbagent_training.run import TrainingRun
 
     made = TrainingRun(recipe, folder, console)
-    made.go()
+    try:
+        made.go()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"what is done is saved in {out}; the same command with --resume goes on") from None
     return made

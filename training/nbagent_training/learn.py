@@ -13,6 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from nbagent.models.hf import HFModel
 from nbagent.samples import samples
 from nbagent.trajectory import Trajectory
+from nbagent_training.attention import use_dense_attention
 from nbagent_training.groups import Batch, trajectory_batch
 from nbagent_training.practice import Practice
 from nbagent_training.recipe import Grpo
@@ -37,6 +38,7 @@ def learn(
         KeyboardInterrupt: after a checkpoint was saved, where the weights were whole.
     """
     seconds: dict[str, float] = {}
+    use_dense_attention(model)
 
     def make_batch(update: int) -> Batch:
         begin = time.monotonic()

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+HIDDEN = -1e4
+"""Added to the score of a token that is not seen: exp(-1e4) is 0, and it is finite in every dtype."""
+
 
 @dataclass(slots=True)
 class TreeRow:
@@ -77,8 +80,8 @@ def collate(rows: Sequence[TreeRow], pad_id: int, n_rows: int, length: int) -> d
     """Tensors of `n_rows` rows of `length` tokens; rows that are missing and tokens behind the end are padding.
 
     Returns:
-        input_ids (B, T), position_ids (B, T), attention_mask (B, 1, T, T) boolean, labels (B, T) with -100 wherever
-        there is no loss.
+        input_ids (B, T), position_ids (B, T), attention_mask (B, 1, T, T) to be added to the scores (0 where a token
+        is seen), labels (B, T) with -100 wherever there is no loss.
     """
     ids = torch.full((n_rows, length), pad_id, dtype=torch.long)
     positions = torch.zeros((n_rows, length), dtype=torch.long)
@@ -91,4 +94,5 @@ def collate(rows: Sequence[TreeRow], pad_id: int, n_rows: int, length: int) -> d
         trained = torch.tensor(row.trained)
         labels[place, :size][trained] = ids[place, :size][trained]
         mask[place, 0, :size, :size] = ancestors(row)
-    return {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "labels": labels}
+    added = torch.zeros(mask.shape).masked_fill_(~mask, HIDDEN)
+    return {"input_ids": ids, "position_ids": positions, "attention_mask": added, "labels": labels}

@@ -85,6 +85,8 @@ class Grpo(Recipe):
     """Groups per update."""
     group_size: int = Field(default=8, ge=2)
     """Rollouts per task."""
+    curriculum: Literal["uniform", "uncertain"] = "uniform"
+    """Which families practice takes: all alike, or those whose success is most uncertain more often."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of the rollouts."""
     lr: float = Field(default=1e-5, gt=0)

@@ -25,7 +25,8 @@ from nbagent.report import build_report
 from nbagent.rollout import RolloutSettings
 from nbagent.rollouts import Rollouts
 from nbagent.runfolder import RunFolder
-from nbagent.score import Score
+from nbagent.score import Score, read_score
+from nbagent.score_run import run_score
 from nbagent.tasks import Task, TaskSource, open_tasks
 from nbagent_context import policy
 from nbagent_training.demonstrations import Step, demonstrate, text_of_steps
@@ -33,7 +34,6 @@ from nbagent_training.learn import learn
 from nbagent_training.packing import TreeRow, pack
 from nbagent_training.practice import Practice
 from nbagent_training.recipe import Agent, TrainRecipe
-from nbagent_training.scoring import score_stage
 from nbagent_training.scratch import make_model, make_tokenizer
 from nbagent_training.warmstart import warm_start
 from nbagent_training.watch import MemoryWatch, Stages
@@ -122,16 +122,13 @@ class TrainingRun:
             if suffix == "greedy" and not greedy:
                 continue
             name = f"{stage}_{suffix}"
-            with self.stages.stage(f"score {name}", len(self.heldout)) as advance:
-                score = score_stage(
-                    name,
-                    self.heldout,
-                    self.rollouts,
-                    self._wrap(model, tokenizer, stage),
-                    self._settings(temperature),
-                    self.run,
-                    progress=advance,
-                )
+            path = self.run.path / "scores" / f"{name}.json"
+            if path.exists():
+                score = read_score(path)
+            else:
+                with self.stages.timed(f"score {name}"):
+                    score = self._attempts(name, model, tokenizer, temperature)
+                score.write(path)
             self.scores[name] = score
             estimate = score.overall.pass_1
             if estimate is not None:
@@ -140,6 +137,19 @@ class TrainingRun:
                     f"[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]",
                     highlight=False,
                 )
+
+    def _attempts(self, name: str, model: Any, tokenizer: Any, temperature: float) -> Score:
+        settings = self._settings(temperature)
+        return run_score(
+            self.heldout,
+            self._wrap(model, tokenizer, str(self.run.checkpoints / name.rsplit("_", 1)[0])),
+            settings,
+            self.run,
+            name=name,
+            prefix=name,
+            details={"temperature": temperature, "seed": self.recipe.seed, **self.recipe.agent.model_dump(mode="json")},
+            rollouts=self.rollouts,
+        )
 
     def _demonstrations(self) -> list[list[Step]]:
         tasks = self._tasks("demonstrations", self.recipe.tasks.demonstrations, self.recipe.tasks.n_demonstrations, 0)
@@ -241,6 +251,7 @@ class TrainingRun:
                     self.run,
                     group_size=settings.group_size,
                     seed=self.recipe.seed,
+                    curriculum=settings.curriculum,
                 )
 
                 def report(update: int, logs: dict[str, float]) -> None:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from nbagent_training.attention import use_dense_attention
 from nbagent_training.optimizer import MuonAdamW
 from nbagent_training.packing import TreeRow, collate
 
@@ -88,6 +89,7 @@ def warm_start(
 
     The learning rate warms up over 30 steps, holds for 40 % and falls linearly to 5 %.
     """
+    use_dense_attention(model)
     optimizer = MuonAdamW(model, muon_lr, adamw_lr)
 
     def scale(step: int) -> float:

@@ -28,12 +28,18 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
-        """One stage."""
-        begin = time.monotonic()
-        with progress_bar(name, total, console=self.console) as advance:
+        """One stage with a bar."""
+        with self.timed(name), progress_bar(name, total, console=self.console) as advance:
             yield advance
-        took = time.monotonic() - begin
-        self.seconds[name] = self.seconds.get(name, 0.0) + took
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """One stage that shows its progress itself."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begin
 
 
 def available_bytes() -> int:
