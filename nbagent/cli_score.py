@@ -43,18 +43,23 @@ def score(
         float, typer.Option("--temperature", "-t", min=0, help="Temperature; 0 is greedy.", rich_help_panel=SAMPLING)
     ] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of all sampling noise.", rich_help_panel=SAMPLING)] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens per model call.", rich_help_panel=SAMPLING)] = 1024,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens per model call; default: 1024.", rich_help_panel=AGENT)
+    ] = None,
     action_format: Annotated[
-        ActionFormatName,
-        typer.Option("--format", help="How the model writes its actions.", rich_help_panel=AGENT),
-    ] = ActionFormatName.HERMES,
+        ActionFormatName | None,
+        typer.Option("--format", help="How the model writes its actions; default: hermes.", rich_help_panel=AGENT),
+    ] = None,
     policy: Annotated[
-        str, typer.Option(help="What the model sees of its past steps, e.g. drop or full.", rich_help_panel=AGENT)
-    ] = "drop",
-    max_steps: Annotated[int, typer.Option(min=1, help="Model calls per attempt.", rich_help_panel=AGENT)] = 20,
+        str | None,
+        typer.Option(help="What the model sees of its past steps: drop (default), full, …", rich_help_panel=AGENT),
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Model calls per attempt; default: 20.", rich_help_panel=AGENT)
+    ] = None,
     cell_timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds one cell may run.", rich_help_panel=AGENT)
-    ] = 600.0,
+        float | None, typer.Option(min=1, help="Seconds one cell may run; default: 600.", rich_help_panel=AGENT)
+    ] = None,
     context_length: Annotated[
         int, typer.Option(min=1, help="Tokens of prompt and answer together.", rich_help_panel=ENDPOINT)
     ] = 32_768,
@@ -83,15 +88,28 @@ def score(
     [bold]nbagent score my-tasks --model openai:http://localhost:8000/v1#qwen --format native --n 4
     --backend fork --out runs/b[/bold]
 
+    A model that nbagent trained carries its agent's settings (agent.toml beside the weights): they are its defaults.
+
     The key of an endpoint is read from NBAGENT_API_KEY or OPENAI_API_KEY.
     """
     from rich.console import Console
 
+    from nbagent.agent import agent_beside
     from nbagent.backends import NOT_COVERED, choose_backend
     from nbagent.models.opening import is_ours, is_remote
     from nbagent.score_run import ScoreRecipe, score_command
     from nbagent.score_table import score_table
 
+    agent = agent_beside(model)
+    named: dict[str, object] = {
+        "policy": policy,
+        "policy_options": {} if policy is not None and policy != agent.policy else None,
+        "action_format": action_format.value if action_format else None,
+        "max_steps": max_steps,
+        "max_new_tokens": max_new_tokens,
+        "cell_timeout_s": cell_timeout,
+        "backend": choose_backend(backend, model, is_ours(model)),
+    }
     recipe = ScoreRecipe(
         tasks=tasks,
         model=model,
@@ -99,12 +117,7 @@ def score(
         limit=limit,
         temperature=0.0 if greedy else temperature,
         seed=seed,
-        policy=policy,
-        action_format=action_format.value,
-        max_steps=max_steps,
-        max_new_tokens=max_new_tokens,
-        cell_timeout_s=cell_timeout,
-        backend=choose_backend(backend, model, is_ours(model)),
+        agent=agent.model_validate({**agent.model_dump(), **{k: v for k, v in named.items() if v is not None}}),
     )
     at_once = concurrency or (8 if is_remote(model) else 96)
     remote = {

@@ -8,16 +8,16 @@ from typing import Any, Protocol, runtime_checkable
 
 from pydantic import Field
 
-from nbagent.env import EnvLimits
+from nbagent.agent import Agent
 from nbagent.errors import ModelError, StorageError, UsageError
 from nbagent.execute_notebook import write_notebook
-from nbagent.models.base import Model, SamplingParams
+from nbagent.models.base import Model
 from nbagent.models.opening import open_model
 from nbagent.progress import progress_bar
 from nbagent.recipe import Recipe, to_toml
 from nbagent.replay import notebook_at
 from nbagent.report import build_report
-from nbagent.rollout import RolloutSettings
+from nbagent.rollout import RolloutSettings, prompt_builder
 from nbagent.rollouts import Rollouts
 from nbagent.runfolder import RunFolder, rollout_id
 from nbagent.score import SCORE_FILE, Score, score_trajectories
@@ -25,6 +25,8 @@ from nbagent.tasks import Outcome, Task, open_tasks
 from nbagent.trajectory import Trajectory
 from nbagent_context import policy
 
+LEAST_PROMPT = 64
+"""Tokens under which no question fits into a prompt."""
 Job = tuple[Task, str]
 """A task and the id of one attempt at it."""
 
@@ -44,8 +46,6 @@ class ScoreRecipe(Recipe):
     """Location of the task set."""
     model: str
     """A model folder, or `openai:URL#MODEL`."""
-    backend: str
-    """Backend of the kernel sessions; named by the user, because only the user knows what the machine may lose."""
     n: int = Field(1, ge=1)
     """Attempts per task; for the same number of attempts, more tasks tell more than more attempts."""
     limit: int | None = None
@@ -54,27 +54,12 @@ class ScoreRecipe(Recipe):
     """Of sampling; 0 takes the likeliest token."""
     seed: int = 0
     """Seed of all sampling noise."""
-    policy: str = "drop"
-    """Context policy by name."""
-    action_format: str = "hermes"
-    """How the model writes its actions."""
-    max_steps: int = Field(20, ge=1)
-    """Model calls per attempt; the published agents take 20."""
-    max_new_tokens: int = Field(1024, ge=1)
-    """Tokens per model call."""
-    cell_timeout_s: float = Field(600.0, gt=0)
-    """Seconds one cell may run."""
+    agent: Agent = Agent()
+    """How the agent acts."""
 
     def settings(self) -> RolloutSettings:
         """The settings of its rollouts."""
-        return RolloutSettings(
-            action_format=self.action_format,
-            policy=self.policy,
-            limits=EnvLimits(max_steps=self.max_steps, cell_timeout_s=self.cell_timeout_s),
-            sampling=SamplingParams(max_new_tokens=self.max_new_tokens, temperature=self.temperature),
-            backend=self.backend,
-            run_seed=self.seed,
-        )
+        return self.agent.rollouts(self.temperature, self.seed)
 
 
 def run_score(
@@ -188,7 +173,7 @@ def score_command(
         UsageError: a task set, model folder or run folder that cannot be used.
     """
     try:
-        policy(recipe.policy)
+        policy(recipe.agent.policy, **recipe.agent.policy_options)
     except ValueError as error:
         raise UsageError(f"--policy: {error}") from None
     text = to_toml(recipe.model_dump(mode="json"))
@@ -196,7 +181,10 @@ def score_command(
     tasks = list(source.tasks())[: recipe.limit]
     if not tasks:
         raise UsageError(f"{recipe.tasks}: holds no tasks")
-    model = open_model(recipe.model, **({**remote, "native_tools": recipe.action_format == "native"} if remote else {}))
+    model = open_model(
+        recipe.model, **({**remote, "native_tools": recipe.agent.action_format == "native"} if remote else {})
+    )
+    _check_room(model, recipe)
     run = RunFolder.create(out, text, resume=resume)
     fingerprint = source.fingerprint()
     run.add_tasks(fingerprint)
@@ -214,3 +202,13 @@ def score_command(
     score.write(run.path / SCORE_FILE)
     build_report(run.path)
     return score
+
+
+def _check_room(model: Model, recipe: ScoreRecipe) -> None:
+    """Raises UsageError where the answers' room leaves none for a prompt."""
+    left = prompt_builder(model, recipe.settings()).budget().tokens
+    if left < LEAST_PROMPT:
+        raise UsageError(
+            f"--max-new-tokens {recipe.agent.max_new_tokens}: leaves {max(left, 0)} of the "
+            f"{model.context_length} tokens of {model.name} for the prompt; give a smaller number"
+        )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
+from nbagent.agent import Agent
 from nbagent.recipe import Recipe
 from nbagent_training.scratch import Size
 
@@ -25,6 +26,8 @@ class Tasks(Recipe):
     """Bundled training tasks; each is used once an epoch."""
     n_demonstrations: int = Field(default=3600, ge=0)
     """Bundled tasks whose reference notebooks are demonstrations."""
+    flawed: float = Field(default=0.0, ge=0, le=1)
+    """Share of bundled demonstrations whose analysis is a plausible wrong one; the report says so."""
     n_heldout: int = Field(default=240, ge=0)
     """Bundled held-out tasks; 240 give a pass@1 an interval of about 5 points either way."""
     heldout_split: Literal["heldout", "validation"] = "heldout"
@@ -40,27 +43,6 @@ class Model(Recipe):
     """Shape of the model made from scratch."""
     lora_rank: int = Field(default=0, ge=0)
     """Rank of LoRA adapters on all linear layers; 0 trains every weight."""
-
-
-class Agent(Recipe):
-    """How the model acts in its notebook."""
-
-    action_format: Literal["fenced", "hermes"] = "hermes"
-    """`hermes`: JSON tool calls as Qwen models write them; `fenced`: short, for models made from scratch."""
-    policy: str = "drop"
-    """Context policy by name."""
-    policy_options: dict[str, Any] = Field(default_factory=dict)
-    """Options of the context policy."""
-    max_steps: int = Field(default=20, ge=1)
-    """Model calls an episode may take."""
-    warn_steps: int = Field(default=3, ge=0)
-    """The agent is told to submit when so many steps are left; demonstrations show the same notice."""
-    max_new_tokens: int = Field(default=1024, ge=1)
-    """Tokens one answer of the model may take."""
-    cell_timeout_s: float = Field(default=600, gt=0)
-    """Seconds a cell may run."""
-    backend: Literal["fork", "local"] = "fork"
-    """Backend of the kernel sessions."""
 
 
 class WarmStart(Recipe):
@@ -130,6 +112,10 @@ class TrainRecipe(Recipe):
 
     @model_validator(mode="after")
     def _together(self) -> TrainRecipe:
+        if self.agent.action_format == "native":
+            raise ValueError(
+                "agent.action_format: native is for endpoints; a model in training writes hermes or fenced"
+            )
         if not self.model.folder and not self.warm_start.steps:
             raise ValueError("a model made from scratch needs a warm start: set warm_start.steps, or model.folder")
         if self.warm_start.steps and self.tasks.demonstrations == "" and not self.tasks.n_demonstrations:

@@ -17,8 +17,6 @@ import torch
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from nbagent.env import EnvLimits
-from nbagent.models.base import SamplingParams
 from nbagent.models.hf import HFModel, load
 from nbagent.prompts import PromptBuilder
 from nbagent.report import build_report
@@ -33,7 +31,7 @@ from nbagent_training.demonstrations import Step, demonstrate, text_of_steps
 from nbagent_training.learn import learn
 from nbagent_training.packing import TreeRow, pack
 from nbagent_training.practice import Practice
-from nbagent_training.recipe import Agent, TrainRecipe
+from nbagent_training.recipe import TrainRecipe
 from nbagent_training.scratch import make_model, make_tokenizer
 from nbagent_training.warmstart import warm_start
 from nbagent_training.watch import MemoryWatch, Stages
@@ -78,16 +76,18 @@ class TrainingRun:
         with self.stages.stage("report"):
             build_report(self.run.path)
 
-    def _bundled(self, split: str, n: int, seed: int) -> str:
-        families = f"&families={','.join(self.recipe.tasks.families)}" if self.recipe.tasks.families else ""
-        return f"bundled:{split}?n={n}&seed={self.recipe.seed * 3 + seed}{families}"
+    def _bundled(self, name: str, n: int, seed: int) -> str:
+        split = self.recipe.tasks.heldout_split if name == "heldout" else "train"
+        tasks = self.recipe.tasks
+        families = f"&families={','.join(tasks.families)}" if tasks.families else ""
+        flawed = f"&flawed={tasks.flawed}" if name == "demonstrations" and tasks.flawed else ""
+        return f"bundled:{split}?n={n}&seed={self.recipe.seed * 3 + seed}{families}{flawed}"
 
     def _tasks(self, name: str, location: str, n: int, seed: int) -> list[Task]:
-        split = self.recipe.tasks.heldout_split if name == "heldout" else "train"
         if not location:
             if not n:
                 return []
-            location = self._bundled(split, n, seed)
+            location = self._bundled(name, n, seed)
         with self.stages.stage(f"{name} tasks"):
             source: TaskSource = open_tasks(location, self.run.path / "tasks" / name)
             tasks = list(source.tasks())
@@ -95,16 +95,7 @@ class TrainingRun:
         return tasks
 
     def _settings(self, temperature: float) -> RolloutSettings:
-        agent = self.recipe.agent
-        return RolloutSettings(
-            action_format=agent.action_format,
-            policy=agent.policy,
-            policy_options=dict(agent.policy_options),
-            limits=_limits(agent),
-            sampling=SamplingParams(max_new_tokens=agent.max_new_tokens, temperature=temperature),
-            backend=agent.backend,
-            run_seed=self.recipe.seed,
-        )
+        return self.recipe.agent.rollouts(temperature, self.recipe.seed)
 
     def _wrap(self, model: Any, tokenizer: Any, name: str) -> HFModel:
         return HFModel(
@@ -156,7 +147,7 @@ class TrainingRun:
         chosen = policy(self.recipe.agent.policy, **self.recipe.agent.policy_options)
         # Windows are made before there is a tokenizer, so the budget is that of the characters' bound.
         roomy = PromptBuilder(None, 1 << 30, 0)
-        limits = _limits(self.recipe.agent)
+        limits = self.recipe.agent.limits()
         return [demonstrate(task, self.recipe.agent.action_format, chosen, roomy, limits) for task in tasks]
 
     def _folder(self, name: str) -> Path:
@@ -168,6 +159,7 @@ class TrainingRun:
         shutil.rmtree(part, ignore_errors=True)
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
+        self.recipe.agent.write_beside(part)
         part.rename(folder)
 
     def _load(self, name: str) -> tuple[Any, Any]:
@@ -294,10 +286,6 @@ class TrainingRun:
             "torch_threads": torch.get_num_threads(),
         }
         path.write_text(json.dumps({**known, **facts}, indent=1) + "\n")
-
-
-def _limits(agent: Agent) -> EnvLimits:
-    return EnvLimits(max_steps=agent.max_steps, cell_timeout_s=agent.cell_timeout_s, warn_steps=agent.warn_steps)
 
 
 def _with_lora(model: Any, rank: int) -> Any:

@@ -28,6 +28,7 @@ def make(
         str | None, typer.Option(help="Families, separated by commas; all of them if left out.")
     ] = None,
     split: Annotated[str, typer.Option(help="train, validation or heldout; they share no task.")] = "train",
+    flawed: Annotated[float, typer.Option(help="Share of notebooks whose analysis is a plausible wrong one.")] = 0.0,
 ) -> None:
     """Draw tasks from a seed and write them in BixBench's own format."""
     from nbagent_bixbench.make import make_tasks
@@ -37,7 +38,7 @@ def make(
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         drawing = bar.add_task("drawing tasks", total=n)
-        make_tasks(out, n, seed, chosen, split, lambda done: bar.advance(drawing, done))
+        make_tasks(out, n, seed, chosen, split, lambda done: bar.advance(drawing, done), flawed)
     console.print(f"{n} tasks in {escape(str(out))}", highlight=False, soft_wrap=True)
 
 

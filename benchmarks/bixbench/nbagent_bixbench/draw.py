@@ -72,6 +72,8 @@ class DrawnTask:
     """Where the data come from."""
     real: bool
     """True for measured data."""
+    rivals: tuple[tuple[str, str], ...] = ()
+    """Plausible wrong analyses: a source in place of the last cell's, and what it printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,4 +242,7 @@ class _Draw:
             capsule=question.number,
             paper=question.capsule.paper,
             real=question.capsule.real,
+            rivals=tuple(
+                (cell, text) for cell, text in zip(draft.rivals, rivals, strict=True) if text and text.strip()
+            ),
         )

@@ -9,6 +9,7 @@ import uuid
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from nbagent.errors import UsageError
@@ -30,14 +31,20 @@ def make_tasks(
     families: Sequence[str] | None = None,
     split: str = "train",
     progress: Callable[[int], None] | None = None,
+    flawed: float = 0.0,
 ) -> Path:
     """Draw `n` tasks and write them to `out`; the same arguments give the same bytes. Returns `out`.
 
     `progress` is told how many more tasks are drawn. The folder appears when it is complete, or not at all.
+    `flawed` is the share of notebooks whose analysis is a plausible wrong one (their metadata says so), for training on
+    demonstrations of mixed quality; the keys are right all the same.
 
     Raises:
-        UsageError: `out` is not an empty or new folder, `n` is not positive, or what `draft_tasks` raises.
+        UsageError: `out` is not an empty or new folder, `n` is not positive, `flawed` is no share; and what
+            `draft_tasks` raises.
     """
+    if not 0 <= flawed <= 1:
+        raise UsageError(f"flawed {flawed} is not a share between 0 and 1")
     if n < 1:
         raise UsageError(f"number of tasks {n} is not positive")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -47,7 +54,7 @@ def make_tasks(
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
     try:
-        _write(half, tasks, f"{split} {seed}")
+        _write(half, tasks, f"{split} {seed}", flawed)
         if out.exists():
             out.rmdir()
         half.rename(out)
@@ -56,7 +63,7 @@ def make_tasks(
     return out
 
 
-def _write(folder: Path, tasks: list[DrawnTask], name: str) -> None:
+def _write(folder: Path, tasks: list[DrawnTask], name: str, flawed: float) -> None:
     capsules: dict[int, list[int]] = {}
     for index, task in enumerate(tasks):
         capsules.setdefault(task.capsule, []).append(index)
@@ -67,7 +74,8 @@ def _write(folder: Path, tasks: list[DrawnTask], name: str) -> None:
         for place, index in enumerate(members, start=1):
             row = _row(tasks[index], number, place, capsule, name)
             rows[index] = row
-            notebooks[f"{row['question_id']}_executed.ipynb"] = _notebook(tasks[index])
+            rival = _rival(tasks[index], row["id"], flawed)
+            notebooks[f"{row['question_id']}_executed.ipynb"] = _notebook(tasks[index], rival)
         _write_zip(folder / f"CapsuleFolder-{capsule}.zip", capsule, tasks[members[0]], notebooks)
     lines = [json.dumps(rows[index], ensure_ascii=False) for index in range(len(tasks))]
     (folder / "BixBench.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -105,9 +113,18 @@ def _write_zip(path: Path, capsule: str, task: DrawnTask, notebooks: dict[str, b
                 archive.writestr(entry, data)
 
 
-def _notebook(task: DrawnTask) -> bytes:
+def _rival(task: DrawnTask, task_id: str, flawed: float) -> tuple[str, str] | None:
+    """The wrong analysis that a task's notebook shows; None for the right one."""
+    r = Random(f"{task_id} flawed")
+    return r.choice(task.rivals) if r.random() < flawed and task.rivals else None
+
+
+def _notebook(task: DrawnTask, rival: tuple[str, str] | None) -> bytes:
     cells: list[dict[str, Any]] = [{"cell_type": "markdown", "id": "question", "metadata": {}, "source": task.question}]
-    for number, (source, output) in enumerate(zip(task.cells, task.outputs, strict=True), start=1):
+    run = list(zip(task.cells, task.outputs, strict=True))
+    if rival is not None:
+        run[-1] = rival
+    for number, (source, output) in enumerate(run, start=1):
         stream = {"name": "stdout", "output_type": "stream", "text": output}
         cells.append(
             {
@@ -124,6 +141,7 @@ def _notebook(task: DrawnTask) -> bytes:
         "metadata": {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"},
+            **({"nbagent": {"flawed": True}} if rival is not None else {}),
         },
         "nbformat": 4,
         "nbformat_minor": 5,
