@@ -1,8 +1,7 @@
 """Attention for short rows on a CPU: plain matrix products, query heads of a group folded into one.
 
-PyTorch's fused CPU kernel spends more on rows of a few hundred tokens than the products do: forward and backward of
-the demo's model take 0.22 CPU seconds per 1,536 tokens with this and 0.29 with the fused one, one thread
-(benchmarks/speed/attention.py).
+PyTorch's fused CPU kernel spends more on rows of a few hundred tokens than the products do: with it, forward and
+backward of the demo's model take 1.2 times the CPU seconds (benchmarks/speed/attention.py).
 Shapes: B rows, H query heads, G key-value heads, T tokens, D head width.
 """
 

@@ -69,10 +69,12 @@ def ancestors(row: TreeRow) -> torch.Tensor:
     """Boolean (T, T): True where the column's token is the row's token itself or one of its ancestors."""
     size = len(row)
     mask = torch.zeros((size, size), dtype=torch.bool)
-    for index, parent in enumerate(row.parents):
+    starts = [i for i, parent in enumerate(row.parents) if parent != i - 1 or i == 0]
+    for start, end in zip(starts, [*starts[1:], size], strict=True):
+        parent = row.parents[start]
         if parent >= 0:
-            mask[index] = mask[parent]
-        mask[index, index] = True
+            mask[start:end] = mask[parent]
+        mask[start:end, start:end] |= torch.ones(end - start, end - start, dtype=torch.bool).tril()
     return mask
 
 
