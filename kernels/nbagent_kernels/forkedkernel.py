@@ -20,6 +20,8 @@ import struct
 import sys
 import threading
 import time
+import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,27 +57,31 @@ class Channel:
             stream.flush()
         raise KeyboardInterrupt
 
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """One thread at a time, and no interrupt before the end."""
+        main = self.ident() == self.main
+        self.sending += main
+        try:
+            with self.lock:
+                yield
+        finally:
+            self.sending -= main
+        if main and self.interrupted and not self.sending:
+            self.interrupted = False
+            raise KeyboardInterrupt
+
     def send(self, kind: str, content: Any, parent: str | None = None) -> None:
         """Send one frame; `parent` is the request it answers (None: the current one)."""
         if self.sock is None or os.getpid() != self.pid:
             return
-        body = json.dumps(
-            {"type": kind, "parent": self.current if parent is None else parent, "content": content}, default=str
-        ).encode()
-        main = self.ident() == self.main
-        if main:
-            self.sending += 1
-        try:
-            with self.lock:
+        frame = {"type": kind, "parent": self.current if parent is None else parent, "content": content}
+        body = json.dumps(frame, default=str).encode()
+        with self.whole():
+            try:
                 self.sock.sendall(struct.pack("!I", len(body)) + body)
-        except OSError:
-            os._exit(0)  # the host is gone
-        finally:
-            if main:
-                self.sending -= 1
-        if main and self.interrupted and not self.sending:
-            self.interrupted = False
-            raise KeyboardInterrupt
+            except OSError:
+                os._exit(0)  # the host is gone
 
 
 def make_stream(channel: Channel, name: str, fd: int) -> Any:
@@ -118,18 +124,15 @@ def make_stream(channel: Channel, name: str, fd: int) -> Any:
             self.chars += len(text)
             if self.chars > GATHER_CHARS:
                 self.flush()
-            elif text.endswith("\n"):
-                if self.left > 0:
-                    self.left -= 1
-                    self.flush()
-                elif time.monotonic() - self.at > GATHER_S:
-                    self.flush()
+            elif text.endswith("\n") and (self.left > 0 or time.monotonic() - self.at > GATHER_S):
+                self.left -= 1
+                self.flush()
             return len(text)
 
         def flush(self) -> None:
             if os.getpid() != channel.pid:
                 return
-            with channel.lock:
+            with channel.whole():
                 below = self.drain()
                 pending, self.pending, self.chars = self.pending, [], 0
                 self.at = time.monotonic()
@@ -177,7 +180,6 @@ def watch_descriptors(streams: tuple[Any, ...]) -> None:
 def make_kernel(channel: Channel) -> Any:
     """IPythonKernel with its shell, as far as it can be made before the fork: no thread, no loop, no socket."""
     import logging
-    import types
 
     from traitlets.config import Config
 
@@ -281,11 +283,10 @@ def skip_search_for_cells() -> None:
     import inspect
 
     search = inspect.getmodule
-    mark = "ipykernel_"
 
     def getmodule(object: Any, _filename: str | None = None) -> Any:
         code = getattr(object, "f_code", object)
-        if f"{mark}{os.getpid()}" in getattr(code, "co_filename", ""):
+        if f"ipykernel_{os.getpid()}" in getattr(code, "co_filename", ""):
             return None
         return search(object, _filename)
 
@@ -293,16 +294,26 @@ def skip_search_for_cells() -> None:
 
 
 def warm_up(kernel: Any) -> None:
-    """Run the cells every session is likely to need, then forget them."""
+    """Run the cells every session is likely to need as a request would run them, then forget them."""
     shell = kernel.shell
     before = set(shell.user_ns)
     stdout, stderr = sys.stdout, sys.stderr
+    content = {"silent": False, "store_history": False, "allow_stdin": False, "stop_on_error": False}
+
+    async def run() -> None:
+        for module, code in WARM:
+            if module in sys.modules:
+                header = {"msg_id": "warm", "msg_type": "execute_request"}
+                await kernel.shell_main(None, {"header": header, "content": {**content, "code": code}, "metadata": {}})
+
     with Path(os.devnull).open("w") as sink:
         sys.stdout = sys.stderr = sink
         try:
-            for module, code in WARM:
-                if module in sys.modules:
-                    shell.run_cell(code, store_history=False, silent=False)
+            loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(loop)
+            loop.run_until_complete(run())
+            loop.close()
+            asyncio.set_event_loop(None)
         finally:
             sys.stdout, sys.stderr = stdout, stderr
     for name in set(shell.user_ns) - before:
@@ -312,7 +323,6 @@ def warm_up(kernel: Any) -> None:
     for name in ("_", "__", "___"):  # the hook follows them only while both hold the same
         setattr(shell.displayhook, name, "")
         shell.push({name: ""}, interactive=False)
-    shell.events.trigger("post_execute")
     for name in ("last_type", "last_value", "last_traceback", "last_exc"):
         with contextlib.suppress(AttributeError):
             delattr(sys, name)
@@ -360,13 +370,19 @@ def become_kernel(kernel: Any, channel: Channel, sock: socket.socket, request: d
         except KeyboardInterrupt:
             kernel.log.debug("an interrupt came between two lines of the kernel's own code")
         finally:
+            leave_if_forked()
             channel.interrupted = False
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             if not channel.replied:
                 channel.send("execute_reply", {"status": "error", "ename": "KeyboardInterrupt", "evalue": ""})
                 channel.send("status", {"execution_state": "idle"})
 
+    def leave_if_forked() -> None:
+        if os.getpid() != channel.pid:
+            os._exit(0)  # a cell called os.fork: its child must not take this kernel's requests
+
     def readable() -> None:
+        leave_if_forked()
         chunk = sock.recv(1 << 16)
         if not chunk:
             os._exit(0)
@@ -377,12 +393,10 @@ def become_kernel(kernel: Any, channel: Channel, sock: socket.socket, request: d
             task.add_done_callback(running.discard)
             del buffer[: 4 + size]
 
-    async def prepare() -> None:
-        from tornado.ioloop import IOLoop
-
-        kernel.io_loop = IOLoop.current()
-
-    loop.run_until_complete(prepare())
+    # What ipykernel asks of its tornado loop; a real one costs 2 ms to make.
+    kernel.io_loop = types.SimpleNamespace(
+        asyncio_loop=loop, call_later=loop.call_later, add_callback=loop.call_soon_threadsafe, stop=loop.stop
+    )
     loop.add_reader(sock, readable)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel.send("ready", {"pid": os.getpid()})

@@ -90,7 +90,7 @@ class LiveSession:
         return self
 
     async def execute(self, code: str, timeout: float | None = None) -> CellResult:
-        """Run one cell; see Session.execute."""
+        """Run one cell; see Session.execute. Raises SessionClosed; KernelStartError where no fresh kernel comes up."""
         self._check_open()
         async with self._lock:
             self._check_open()

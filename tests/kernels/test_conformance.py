@@ -409,6 +409,17 @@ async def test_close_ends_a_running_cell(opened):
         await waiting
 
 
+async def test_a_fork_that_returns_takes_no_requests(opened, backend):
+    if backend == "local":
+        pytest.skip("ipykernel's own; a forked child there answers in its parent's place")
+    session = await opened()
+    for _ in range(3):
+        assert (await session.execute("import os\npid = os.fork()")).status == "ok"
+    for i in range(10):
+        assert text((await session.execute(f"print({i})", timeout=5)).outputs) == f"{i}\n"
+    assert (await session.execute("pid > 0")).outputs[0]["data"]["text/plain"] == "True"
+
+
 async def test_branch_is_not_supported_yet(opened):
     session = await opened()
     with pytest.raises(NotSupported):
