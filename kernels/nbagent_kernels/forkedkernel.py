@@ -183,13 +183,10 @@ def make_kernel(channel: Channel) -> Any:
 
     from traitlets.config import Config
 
-    debugpy = sys.modules.pop("debugpy", None)
     sys.modules["debugpy"] = None  # type: ignore[assignment]
     import ipykernel.debugger  # noqa: F401  (finds no debugpy, so that no debugger is made)
 
     del sys.modules["debugpy"]
-    if debugpy is not None:
-        sys.modules["debugpy"] = debugpy
     from ipykernel.ipkernel import IPythonKernel
     from ipykernel.kernelapp import IPKernelApp
     from jupyter_client.session import Session, extract_header
@@ -309,11 +306,7 @@ def warm_up(kernel: Any) -> None:
     with Path(os.devnull).open("w") as sink:
         sys.stdout = sys.stderr = sink
         try:
-            loop = asyncio.new_event_loop()
-            asyncio.set_event_loop(loop)
-            loop.run_until_complete(run())
-            loop.close()
-            asyncio.set_event_loop(None)
+            asyncio.run(run())
         finally:
             sys.stdout, sys.stderr = stdout, stderr
     for name in set(shell.user_ns) - before:
@@ -394,9 +387,7 @@ def become_kernel(kernel: Any, channel: Channel, sock: socket.socket, request: d
             del buffer[: 4 + size]
 
     # What ipykernel asks of its tornado loop; a real one costs 2 ms to make.
-    kernel.io_loop = types.SimpleNamespace(
-        asyncio_loop=loop, call_later=loop.call_later, add_callback=loop.call_soon_threadsafe, stop=loop.stop
-    )
+    kernel.io_loop = types.SimpleNamespace(call_later=loop.call_later, add_callback=loop.call_soon, stop=loop.stop)
     loop.add_reader(sock, readable)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel.send("ready", {"pid": os.getpid()})
