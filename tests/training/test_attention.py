@@ -31,6 +31,10 @@ def test_a_model_gives_the_same_logits_with_left_padding(tiny):
     mask = torch.ones_like(ids)
     mask[1, :5] = 0
     mask[3, :11] = 0
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = fast(input_ids=ids, attention_mask=mask).logits[mask.bool()].float().square().mean()
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in fast.parameters())
     with torch.no_grad():
         a, b = tiny(input_ids=ids, attention_mask=mask).logits, fast(input_ids=ids, attention_mask=mask).logits
     assert torch.allclose(a[mask.bool()], b[mask.bool()], atol=1e-4)

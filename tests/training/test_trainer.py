@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+from nbagent_training.errors import TrainingDiverged
 from nbagent_training.groups import Batch, TrainingRow
 from nbagent_training.trainer import StepGRPOTrainer, microbatches, settings
 
@@ -95,6 +96,21 @@ def test_an_update_without_a_gradient_changes_nothing(tiny, tokenizer, tmp_path)
     )
     trainer.train()
     assert all(torch.equal(p, q) for p, q in zip(tiny.parameters(), before, strict=True))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny, tokenizer, tmp_path):
+    with torch.no_grad():
+        next(tiny.parameters())[7] = float("nan")
+    row = TrainingRow((5, 7, 9), (10, 11), (0.0, 0.0), 1.0, 0.5)
+    trainer = StepGRPOTrainer(
+        tiny,
+        tokenizer,
+        settings(tmp_path, steps=1, seed=0, bf16=False, save_strategy="no"),
+        lambda update: Batch([row], {}),
+        token_budget=256,
+    )
+    with pytest.raises(TrainingDiverged, match="update 1: the loss is nan"):
+        trainer.train()
 
 
 def test_checkpoint_and_resume_go_on_at_the_next_update(tiny, tokenizer, tmp_path):

@@ -13,6 +13,8 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
+HIDDEN = -1e4
+"""Added to the score of what is not seen: exp(-1e4) is 0."""
 NAME = "nbagent_dense"
 
 
@@ -45,7 +47,8 @@ def dense_attention(
     scores = torch.bmm(folded, key.reshape(rows * groups, seen, width).transpose(1, 2))
     scores = scores.view(rows, groups, heads // groups, length, seen)
     if attention_mask is not None:
-        scores = scores + attention_mask[:, :, None].to(scores.dtype)
+        # Bounded: in bfloat16 the mask's least number is minus infinity; a row of padding, all masked, would be nan.
+        scores = scores + attention_mask[:, :, None].clamp(min=HIDDEN).to(scores.dtype)
     weights = torch.softmax(scores, -1).to(value.dtype).view(rows * groups, heads // groups * length, seen)
     out = torch.bmm(weights, value.reshape(rows * groups, seen, width))
     return out.view(rows, heads, length, width).transpose(1, 2).contiguous(), None

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-HIDDEN = -1e4
-"""Added to the score of a token that is not seen: exp(-1e4) is 0, and it is finite in every dtype."""
+from nbagent_training.attention import HIDDEN
 
 
 @dataclass(slots=True)

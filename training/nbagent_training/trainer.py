@@ -21,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
 
+from nbagent_training.errors import TrainingDiverged
 from nbagent_training.groups import Batch, TrainingRow
 
 BUCKET = 32
@@ -179,6 +180,11 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 self.accelerator.backward(loss)
             total = total + loss.detach()
         self._step += 1
+        if not torch.isfinite(total):
+            raise TrainingDiverged(
+                f"update {self.state.global_step + 1}: the loss is {total.item()}; the last checkpoint stands, "
+                "resume from it with a smaller grpo.lr"
+            )
         return total
 
     def save_if_whole(self) -> bool:
