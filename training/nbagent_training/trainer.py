@@ -197,7 +197,9 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log line and this update's group statistics, also handed to `report`."""
         entropy = self._metrics["train"].get("entropy", [])
-        merged = {**logs, **self.last_stats}
+        # The trainer's last line sums up the run; it is no update of its own.
+        stats = {} if "train_runtime" in logs else self.last_stats
+        merged = {**logs, **stats}
         if entropy:
             merged["entropy"] = sum(entropy) / len(entropy)
         self._metrics["train"].clear()
