@@ -214,8 +214,7 @@ class HFModel:
     def _weights(self) -> Any:
         """What is sampled from: the model itself, or a copy in the sampling dtype."""
         source = self._train_model
-        adapted = hasattr(source, "peft_config")
-        if self._dtype is None or adapted or self._dtype == next(source.parameters()).dtype:
+        if self._dtype is None or self._dtype == next(source.parameters()).dtype:
             return source.eval()
         # Made anew, not deep-copied: a trainer may have replaced `forward` by a closure over the original.
         fresh = type(source)(source.config).to(self._dtype)

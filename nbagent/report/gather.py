@@ -14,7 +14,7 @@ from nbagent.errors import UsageError
 from nbagent.runfolder import RunFolder
 from nbagent.score import SCORE_FILE, Score, read_score
 
-STAGES = {"untrained": "Untrained", "warm": "Warm start", "sft": "Warm start", "grpo": "GRPO"}
+STAGES = {"untrained": "Untrained", "start": "Start", "warm": "Warm start", "sft": "Warm start", "grpo": "GRPO"}
 MODES = {"sampled": "sampled", "greedy": "greedy"}
 SCORES = "scores"
 FACTS = "demo.json"

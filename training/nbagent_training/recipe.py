@@ -41,8 +41,6 @@ class Model(Recipe):
     """A local Hugging Face causal LM; empty: a small one is made from scratch."""
     scratch: Size = Size()
     """Shape of the model made from scratch."""
-    lora_rank: int = Field(default=0, ge=0)
-    """Rank of LoRA adapters on all linear layers; 0 trains every weight."""
 
 
 class WarmStart(Recipe):

@@ -163,8 +163,7 @@ class TrainingRun:
         part.rename(folder)
 
     def _load(self, name: str) -> tuple[Any, Any]:
-        model, tokenizer = load(self._folder(name))
-        return model, tokenizer
+        return load(self._folder(name))
 
     def _untrained(self) -> None:
         """A model from scratch: its tokenizer is trained on the demonstrations."""
@@ -213,15 +212,12 @@ class TrainingRun:
                     seed=self.recipe.seed,
                     bf16=self.recipe.bf16,
                     report=report,
-                    save_steps=max(50, settings.steps // 5),
+                    save_steps=max(20, settings.steps // 10),
                 )
             self._save("warm", model, tokenizer)
             shutil.rmtree(part, ignore_errors=True)
-        if settings.steps:
-            model, tokenizer = self._load("warm")
-        else:
-            model, tokenizer = self._start()
-        self._score("warm", model, tokenizer, self.recipe.score_greedy)
+        model, tokenizer = self._load("warm") if settings.steps else self._start()
+        self._score("warm" if settings.steps else "start", model, tokenizer, self.recipe.score_greedy)
 
     def _row(self, steps: list[Step], prompts: PromptBuilder) -> TreeRow:
         return pack([(prompts.build(window).ids or (), prompts.completion_ids(text)) for window, text in steps])
@@ -230,8 +226,6 @@ class TrainingRun:
         settings = self.recipe.grpo
         if settings.updates and not self._folder("final").exists():
             model, tokenizer = self._load("warm") if self.recipe.warm_start.steps else self._start()
-            if self.recipe.model.lora_rank:
-                model = _with_lora(model, self.recipe.model.lora_rank)
             tasks = self._tasks("train", self.recipe.tasks.train, self.recipe.tasks.n_train, 1)
             sampler = self._wrap(model, tokenizer, "grpo")
             with self.stages.stage("grpo", settings.updates) as advance:
@@ -246,9 +240,13 @@ class TrainingRun:
                     curriculum=settings.curriculum,
                 )
 
+                done = 0
+
                 def report(update: int, logs: dict[str, float]) -> None:
+                    nonlocal done
                     if "reward" in logs:
-                        advance(1, note=f"reward {logs['reward']:.2f}")
+                        advance(update - done, note=f"reward {logs['reward']:.2f}")
+                        done = update
                         self.run.log_metrics({"phase": "grpo", "step": update, **_numbers(logs)})
 
                 learn(
@@ -262,8 +260,6 @@ class TrainingRun:
                     bf16=self.recipe.bf16,
                     report=report,
                 )
-            if self.recipe.model.lora_rank:
-                model = model.merge_and_unload()
             self._save("final", model, tokenizer)
             shutil.rmtree(self._folder("grpo"), ignore_errors=True)
         if settings.updates:
@@ -286,12 +282,6 @@ class TrainingRun:
             "torch_threads": torch.get_num_threads(),
         }
         path.write_text(json.dumps({**known, **facts}, indent=1) + "\n")
-
-
-def _with_lora(model: Any, rank: int) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
 
 
 def _numbers(logs: dict[str, float]) -> dict[str, float]:

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from nbagent_training.attention import use_dense_attention
@@ -82,10 +85,9 @@ def warm_start(
     seed: int,
     bf16: bool,
     report: Callable[[int, dict[str, float]], None],
-    save_steps: int = 0,
-    resume: bool = False,
+    save_steps: int,
 ) -> None:
-    """Train `model` in place for `steps` optimizer steps of `tokens` tokens each.
+    """Train `model` in place for `steps` optimizer steps of `tokens` tokens each, from the last checkpoint in `out`.
 
     The learning rate warms up over 30 steps, holds for 40 % and falls linearly to 5 %.
     """
@@ -109,8 +111,8 @@ def warm_start(
         gradient_checkpointing=False,
         logging_steps=20,
         logging_nan_inf_filter=False,
-        save_strategy="steps" if save_steps else "no",
-        save_steps=save_steps or 500,
+        save_strategy="steps",
+        save_steps=save_steps,
         save_total_limit=1,
         report_to=[],
         disable_tqdm=True,
@@ -119,8 +121,6 @@ def warm_start(
         max_length=None,
         remove_unused_columns=False,
     )
-    from datasets import Dataset
-
     trainer = TreeSFTTrainer(
         model=model,
         args=config,
@@ -130,7 +130,5 @@ def warm_start(
         callbacks=[Report(report)],
     )
     trainer.batches = Batches(rows, tokens, tokenizer.pad_token_id, seed)
-    from transformers.trainer_callback import PrinterCallback
-
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=resume or None)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out)) if out.is_dir() else None)
