@@ -298,6 +298,7 @@ def warm_up(kernel: Any) -> None:
     content = {"silent": False, "store_history": False, "allow_stdin": False, "stop_on_error": False}
 
     async def run() -> None:
+        """Every kind of cell once."""
         for module, code in WARM:
             if module in sys.modules:
                 header = {"msg_id": "warm", "msg_type": "execute_request"}
@@ -356,6 +357,7 @@ def become_kernel(kernel: Any, channel: Channel, sock: socket.socket, request: d
     running: set[Any] = set()
 
     async def run(message: dict[str, Any]) -> None:
+        """One request, from its message to its reply."""
         header = {"msg_id": message["parent"], "msg_type": message["type"]}
         channel.current, channel.replied = message["parent"], False
         try:
