@@ -12,11 +12,17 @@ from nbagent.score_table import comparison_table, score_table
 from nbagent_training.run import TrainingRun
 
 DEMONSTRATIONS = (
-    "The demonstrations of the warm start are reference notebooks of bundled training tasks: two cells, the first "
-    "loads the data and prints its columns, the second computes and prints the answer, which is then submitted. All "
-    "of them are right. GRPO saw other training tasks than the demonstrations, and its only reward is the verifier's. "
-    "No held-out task shares a seed, a data set drawn from a seed, or a question about measured data with any training "
-    "task. Settings were chosen on the validation split; the held-out split is scored by this run."
+    "The demonstrations of the warm start are reference notebooks of bundled training tasks: two cells, the first loads "
+    "the data and prints its columns, the second computes and prints the answer, which is then submitted. In {flawed} of "
+    "them a plausible wrong analysis stands in place of the right one, and its output is what is submitted: the warm "
+    "start copies both, and GRPO has to find out which is right. GRPO saw other training tasks than the demonstrations; "
+    "its only reward is the verifier's. No held-out task shares a seed, a data set drawn from a seed, or a question about "
+    "measured data with any training task. Settings were chosen on the validation split."
+)
+CAVEATS = (
+    "GRPO's learning curve is the mean reward of the tasks that it practised, which were drawn more often from families "
+    "whose success was uncertain: it understates how good the model is on all of them. The model is made for these "
+    "families of question and knows nothing else. One seed."
 )
 
 
@@ -25,7 +31,8 @@ def close_demo(made: TrainingRun, console: Console, *, smoke: bool) -> None:
     facts_path = made.run.path / "demo.json"
     facts = json.loads(facts_path.read_text())
     facts["title"] = "nbagent demo (smoke: too short to learn)" if smoke else "nbagent demo"
-    facts["demonstrations"] = DEMONSTRATIONS
+    facts["demonstrations"] = DEMONSTRATIONS.format(flawed=f"{100 * made.recipe.tasks.flawed:.0f} %")
+    facts["caveats"] = CAVEATS
     facts_path.write_text(json.dumps(facts, indent=1) + "\n")
     report = build_report(made.run.path)
     for how in ("sampled", "greedy"):
