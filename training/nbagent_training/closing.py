@@ -12,17 +12,18 @@ from nbagent.score_table import comparison_table, score_table
 from nbagent_training.run import TrainingRun
 
 DEMONSTRATIONS = (
-    "The demonstrations of the warm start are reference notebooks of bundled training tasks: two cells, the first loads "
-    "the data and prints its columns, the second computes and prints the answer, which is then submitted. In {flawed} of "
-    "them a plausible wrong analysis stands in place of the right one, and its output is what is submitted: the warm "
-    "start copies both, and GRPO has to find out which is right. GRPO saw other training tasks than the demonstrations; "
-    "its only reward is the verifier's. No held-out task shares a seed, a data set drawn from a seed, or a question about "
-    "measured data with any training task. Settings were chosen on the validation split."
+    "The demonstrations of the warm start are reference notebooks of bundled training tasks: two cells, the first"
+    " loads the data and prints its columns, the second computes and prints the answer, which is then submitted. "
+    "In {flawed} of them a plausible wrong analysis stands in place of the right one, and its output is what is "
+    "submitted: the warm start copies both, and GRPO has to find out which is right. GRPO saw other training "
+    "tasks than the demonstrations; its only reward is the verifier's. No held-out task shares a seed, a data set"
+    " drawn from a seed, or a question about measured data with any training task. Settings were chosen on the "
+    "validation split."
 )
 CAVEATS = (
-    "GRPO's learning curve is the mean reward of the tasks that it practised, which were drawn more often from families "
-    "whose success was uncertain: it understates how good the model is on all of them. The model is made for these "
-    "families of question and knows nothing else. One seed."
+    "GRPO's learning curve is the mean reward of the tasks that it practised, which were drawn more often from "
+    "families whose success was uncertain: it understates how good the model is on all of them. The model is made"
+    " for these families of question and knows nothing else. One seed."
 )
 
 
