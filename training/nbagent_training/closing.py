@@ -14,7 +14,7 @@ from nbagent_training.run import TrainingRun
 DEMONSTRATIONS = (
     "The demonstrations of the warm start are reference notebooks of bundled training tasks: two cells, the first"
     " loads the data and prints its columns, the second computes and prints the answer, which is then submitted. "
-    "In {flawed} of them a plausible wrong analysis stands in place of the right one, and its output is what is "
+    "{flawed} of them show the family's usual mistake in place of the right analysis, and its output is what is "
     "submitted: the warm start copies both, and GRPO has to find out which is right. GRPO saw other training "
     "tasks than the demonstrations; its only reward is the verifier's. No held-out task shares a seed, a data set"
     " drawn from a seed, or a question about measured data with any training task. Settings were chosen on the "

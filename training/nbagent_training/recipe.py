@@ -27,7 +27,7 @@ class Tasks(Recipe):
     n_demonstrations: int = Field(default=3600, ge=0)
     """Bundled tasks whose reference notebooks are demonstrations."""
     flawed: float = Field(default=0.0, ge=0, le=1)
-    """Share of bundled demonstrations whose analysis is a plausible wrong one; the report says so."""
+    """Share of bundled demonstrations that show their family's usual mistake; the report says so."""
     n_heldout: int = Field(default=240, ge=0)
     """Bundled held-out tasks; 240 give a pass@1 an interval of about 5 points either way."""
     heldout_split: Literal["heldout", "validation"] = "heldout"

@@ -28,7 +28,7 @@ def make(
         str | None, typer.Option(help="Families, separated by commas; all of them if left out.")
     ] = None,
     split: Annotated[str, typer.Option(help="train, validation or heldout; they share no task.")] = "train",
-    flawed: Annotated[float, typer.Option(help="Share of notebooks whose analysis is a plausible wrong one.")] = 0.0,
+    flawed: Annotated[float, typer.Option(help="Share of notebooks that show a usual mistake.")] = 0.0,
 ) -> None:
     """Draw tasks from a seed and write them in BixBench's own format."""
     from nbagent_bixbench.make import make_tasks

@@ -73,7 +73,7 @@ class DrawnTask:
     real: bool
     """True for measured data."""
     rivals: tuple[tuple[str, str], ...] = ()
-    """Plausible wrong analyses: a source in place of the last cell's, and what it printed."""
+    """Plausible wrong analyses, the usual one first: a source in place of the last cell's, and what it printed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def make_tasks(
     """Draw `n` tasks and write them to `out`; the same arguments give the same bytes. Returns `out`.
 
     `progress` is told how many more tasks are drawn. The folder appears when it is complete, or not at all.
-    `flawed` is the share of notebooks whose analysis is a plausible wrong one (their metadata says so), for training on
+    `flawed` is the share of notebooks that show their family's usual mistake (their metadata says so), for training on
     demonstrations of mixed quality; the keys are right all the same.
 
     Raises:
@@ -114,9 +114,8 @@ def _write_zip(path: Path, capsule: str, task: DrawnTask, notebooks: dict[str, b
 
 
 def _rival(task: DrawnTask, task_id: str, flawed: float) -> tuple[str, str] | None:
-    """The wrong analysis that a task's notebook shows; None for the right one."""
-    r = Random(f"{task_id} flawed")
-    return r.choice(task.rivals) if r.random() < flawed and task.rivals else None
+    """The wrong analysis that a task's notebook shows, its family's usual mistake; None for the right one."""
+    return task.rivals[0] if task.rivals and Random(f"{task_id} flawed").random() < flawed else None
 
 
 def _notebook(task: DrawnTask, rival: tuple[str, str] | None) -> bytes:
