@@ -92,6 +92,16 @@ def test_the_questions_shown_are_a_set(tmp_path: Path) -> None:
     assert "2 tasks" in nbagent("tasks", "check", "questions.csv", cwd=tmp_path)
 
 
+def test_the_recipe_shown_is_one(tmp_path: Path) -> None:
+    from nbagent.recipe import load_recipe
+    from nbagent_training.recipe import TrainRecipe
+
+    lines = README.split("    # recipe.toml\n", 1)[1].split("\n\n", 1)[0].splitlines()
+    path = tmp_path / "recipe.toml"
+    path.write_text("\n".join(line[4:] for line in lines))
+    assert load_recipe(path, TrainRecipe).tasks.train == "my-tasks"
+
+
 def test_make_targets_and_variables_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.M))
     variables = set(re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.M))

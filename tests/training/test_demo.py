@@ -111,6 +111,24 @@ def test_ctrl_c_leaves_no_process_and_the_run_goes_on(tmp_path):
     assert (out / "report.html").is_file()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_full_disk_is_one_line_and_the_run_goes_on(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=True)
+    try:
+        made = nbagent("demo", "--smoke", "--out", str(disk / "run"), cwd=tmp_path)
+        assert made.returncode == 2, made.stdout + made.stderr
+        said = [line for line in made.stderr.splitlines() if line.startswith("nbagent: ")]
+        assert len(said) == 1, made.stderr
+        assert "free some space" in said[0]
+        subprocess.run(["mount", "-o", "remount,size=500m", str(disk)], check=True)
+        made = nbagent("demo", "--smoke", "--out", str(disk / "run"), "--resume", cwd=tmp_path)
+        assert made.returncode == 0, made.stderr
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
 def test_the_same_seed_on_one_thread_gives_the_same_numbers(tmp_path):
     from importlib.resources import files
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,13 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from nbagent.errors import RunFolderError
+from nbagent.errors import NbagentError, RunFolderError, StorageError
 from nbagent.recipe import load_recipe, to_toml
 from nbagent.runfolder import RunFolder
 
 if TYPE_CHECKING:
     from nbagent_training.recipe import TrainRecipe
     from nbagent_training.run import TrainingRun
+
+LEAST_FREE = 16 << 20
+"""Bytes under which a disk counts as full: less than a small checkpoint."""
 
 
 def train(
@@ -84,4 +88,13 @@ def _run(recipe: TrainRecipe, out: Path, resume: bool, console: Console) -> Trai
         made.go()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"what is done is saved in {out}; the same command with --resume goes on") from None
+    except Exception as error:
+        # Checkpoints are written by libraries that do not say ENOSPC when the disk is full.
+        if isinstance(error, NbagentError) or shutil.disk_usage(out).free > LEAST_FREE:
+            raise
+        first = str(error).strip().split("\n", 1)[0]
+        raise StorageError(
+            f"{out}: the disk is full ({type(error).__name__}: {first}); free some space, then the same command with "
+            "--resume goes on"
+        ) from error
     return made
