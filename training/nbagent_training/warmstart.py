@@ -109,7 +109,7 @@ def warm_start(
         bf16=bf16,
         use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False,
-        logging_steps=20,
+        logging_steps=min(20, steps),
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=save_steps,
