@@ -57,7 +57,7 @@ def test_a_score_is_kept_with_its_attempts_notebooks_and_report(command, endpoin
     assert (score.model, score.settings["n"]) == ("tiny", 2)
     assert score.overall.cost == pytest.approx(8 * (100 + 2 * 20) / 1e6)
     recipe = load_recipe(tmp_path / "run" / "recipe.toml", ScoreRecipe)
-    assert (recipe.n, recipe.backend, recipe.action_format) == (2, "local", "native")
+    assert (recipe.n, recipe.agent.backend, recipe.agent.action_format) == (2, "local", "native")
     for attempt in score.attempts:
         nbformat.validate(nbformat.read(tmp_path / "run" / "notebooks" / f"{attempt.rollout_id}.ipynb", 4))
         assert f"notebooks/{attempt.rollout_id}.html" in (tmp_path / "run" / "report.html").read_text()

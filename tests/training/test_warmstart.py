@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 
+from nbagent_training.checkpoints import last_whole_checkpoint
 from nbagent_training.packing import pack
 from nbagent_training.warmstart import Batches, warm_start
 
@@ -72,3 +73,13 @@ def test_a_stopped_warm_start_goes_on_to_the_same_weights(tiny, tokenizer, tmp_p
     assert got == {step: loss for step, loss in wanted.items() if step > 20}
     for one, other in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path):
+    assert last_whole_checkpoint(tmp_path) is None
+    for step, state in ((20, "{}"), (100, "{}"), (120, '{"global'), (140, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")

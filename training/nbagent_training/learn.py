@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.trainer_utils import get_last_checkpoint
 
 from nbagent.models.hf import HFModel
 from nbagent.samples import samples
 from nbagent.trajectory import Trajectory
 from nbagent_training.attention import use_dense_attention
+from nbagent_training.checkpoints import last_whole_checkpoint
 from nbagent_training.groups import Batch, trajectory_batch
 from nbagent_training.practice import Practice
 from nbagent_training.recipe import Grpo
@@ -89,9 +89,8 @@ def learn(
         report=logged,
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, scale)),
     )
-    last = get_last_checkpoint(str(out)) if out.is_dir() else None
     try:
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=last_whole_checkpoint(out))
     except KeyboardInterrupt:
         trainer.save_if_whole()
         raise

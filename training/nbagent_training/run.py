@@ -64,6 +64,7 @@ class TrainingRun:
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
         begin = time.monotonic()
         with MemoryWatch() as memory, Rollouts() as rollouts:
             self.rollouts = rollouts

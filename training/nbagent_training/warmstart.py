@@ -16,10 +16,10 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from nbagent_training.attention import use_dense_attention
+from nbagent_training.checkpoints import last_whole_checkpoint
 from nbagent_training.optimizer import MuonAdamW
 from nbagent_training.packing import TreeRow, collate
 
@@ -131,4 +131,4 @@ def warm_start(
     )
     trainer.batches = Batches(rows, tokens, tokenizer.pad_token_id, seed)
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out)) if out.is_dir() else None)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(out))
