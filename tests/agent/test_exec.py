@@ -101,7 +101,7 @@ def test_the_notebook_names_its_language(metadata, language):
     [
         ("<object object at 0x7f3a51c0>", "<object object at 0x7fffffffab10>"),
         ("/tmp/ipykernel_41/1234.py:1: UserWarning", "/tmp/ipykernel_7/99.py:1: UserWarning"),
-        ("File /tmp/abc/work/a.py:3, in f", "File /var/tmp/x-1/work/a.py:3, in f"),
+        ("File /tmp/abc/task/a.py:3, in f", "File /var/tmp/x-1/task/a.py:3, in f"),
         ("\x1b[31mCell In[3], line 1\x1b[0m", "Cell In[17], line 1"),
         ("wrote tmpab12_xyz.csv", "wrote tmpqqqqqqqq.csv"),
     ],

@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from nbagent.models.hf import HFModel, load
+from nbagent.progress import Advance
 from nbagent.prompts import PromptBuilder
 from nbagent.report import build_report
 from nbagent.rollout import RolloutSettings
@@ -192,15 +194,6 @@ class TrainingRun:
             rows = [self._row(steps, prompts) for steps in self._demonstrations()]
             part = self._folder("sft")
             with self.stages.stage("warm start", settings.steps) as advance:
-                done = 0
-
-                def report(step: int, logs: dict[str, float]) -> None:
-                    nonlocal done
-                    if "loss" in logs:
-                        advance(step - done, note=f"loss {logs['loss']:.3f}")
-                        done = step
-                        self.run.log_metrics({"phase": "sft", "step": step, **_numbers(logs)})
-
                 warm_start(
                     model,
                     tokenizer,
@@ -212,13 +205,26 @@ class TrainingRun:
                     adamw_lr=settings.adamw_lr,
                     seed=self.recipe.seed,
                     bf16=self.recipe.bf16,
-                    report=report,
+                    report=self._report("sft", "loss", advance),
                     save_steps=max(20, settings.steps // 10),
                 )
             self._save("warm", model, tokenizer)
             shutil.rmtree(part, ignore_errors=True)
         model, tokenizer = self._load("warm") if settings.steps else self._start()
         self._score("warm" if settings.steps else "start", model, tokenizer, self.recipe.score_greedy)
+
+    def _report(self, phase: str, shown: str, advance: Advance) -> Callable[[int, dict[str, float]], None]:
+        """Takes a trainer's log lines: those that have `shown` move the bar and are kept as metrics."""
+        done = 0
+
+        def report(step: int, logs: dict[str, float]) -> None:
+            nonlocal done
+            if shown in logs:
+                advance(step - done, note=f"{shown} {logs[shown]:.3f}")
+                done = step
+                self.run.log_metrics({"phase": phase, "step": step, **_numbers(logs)})
+
+        return report
 
     def _row(self, steps: list[Step], prompts: PromptBuilder) -> TreeRow:
         return pack([(prompts.build(window).ids or (), prompts.completion_ids(text)) for window, text in steps])
@@ -241,15 +247,6 @@ class TrainingRun:
                     curriculum=settings.curriculum,
                 )
 
-                done = 0
-
-                def report(update: int, logs: dict[str, float]) -> None:
-                    nonlocal done
-                    if "reward" in logs:
-                        advance(update - done, note=f"reward {logs['reward']:.2f}")
-                        done = update
-                        self.run.log_metrics({"phase": "grpo", "step": update, **_numbers(logs)})
-
                 learn(
                     model,
                     tokenizer,
@@ -259,7 +256,7 @@ class TrainingRun:
                     out=self._folder("grpo"),
                     seed=self.recipe.seed,
                     bf16=self.recipe.bf16,
-                    report=report,
+                    report=self._report("grpo", "reward", advance),
                 )
             self._save("final", model, tokenizer)
             shutil.rmtree(self._folder("grpo"), ignore_errors=True)
