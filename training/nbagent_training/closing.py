@@ -17,8 +17,8 @@ DEMONSTRATIONS = (
     "{flawed} of them show the family's usual mistake in place of the right analysis, and its output is what is "
     "submitted: the warm start copies both, and GRPO has to find out which is right. GRPO saw other training "
     "tasks than the demonstrations; its only reward is the verifier's. No held-out task shares a seed, a data set"
-    " drawn from a seed, or a question about measured data with any training task. Settings were chosen on the "
-    "validation split."
+    " drawn from a seed, or a question about measured data with any training task. How the settings were chosen, and "
+    "which of them were not tried on the validation split first, is in training/LOG.md."
 )
 CAVEATS = (
     "GRPO's learning curve is the mean reward of the tasks that it practised, which were drawn more often from "

@@ -1,7 +1,7 @@
 """A small language model made from nothing: a byte-level BPE tokenizer and a Qwen3 of a few million parameters.
 
 The tokenizer splits numbers and single spaces off, so that a number or a name has the same tokens wherever it stands:
-a model this small learns to copy only then. Two digits make a token: with one each it copies the right digits in the
+a model this small learns to copy only then. Two digits make a token: with one each it often copied digits in the
 wrong order (training/LOG.md). Runs of code such as `pd.read_csv(` may become one token.
 """
 
