@@ -15,6 +15,7 @@ import itertools
 import os
 import resource
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -68,7 +69,7 @@ async def with_nbclient(cells: tuple[str, ...] = CELLS) -> float:
 async def with_manager(cells: tuple[str, ...] = CELLS) -> float:
     start = time.perf_counter()
     manager = peer()
-    await manager.start_kernel()
+    await manager.start_kernel(stderr=subprocess.DEVNULL)
     client = manager.client()
     client.start_channels()
     await client.wait_for_ready(timeout=120)
@@ -91,7 +92,7 @@ async def first_answer(backend: str) -> float:
 async def managers_first_answer() -> float:
     start = time.perf_counter()
     manager = peer()
-    await manager.start_kernel()
+    await manager.start_kernel(stderr=subprocess.DEVNULL)
     client = manager.client()
     client.start_channels()
     await client.wait_for_ready(timeout=120)
@@ -116,7 +117,7 @@ async def round_trips(n: int, backend: str) -> float:
 
 async def managers_round_trips(n: int) -> float:
     manager = peer()
-    await manager.start_kernel()
+    await manager.start_kernel(stderr=subprocess.DEVNULL)
     client = manager.client()
     client.start_channels()
     await client.wait_for_ready(timeout=120)

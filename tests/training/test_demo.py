@@ -53,7 +53,7 @@ def test_the_path_ends_with_scores_notebooks_and_a_report(run):
     assert (folder / "checkpoints" / "final" / "model.safetensors").is_file()
 
 
-def test_attempts_replay_to_equal_outputs(run, tmp_path):
+def test_attempts_of_a_model_that_runs_no_cell_replay_too(run, tmp_path):
     folder, _ = run
     for path in sorted((folder / "notebooks").glob("grpo_greedy-*.ipynb"))[:2]:
         out = tmp_path / "nb.ipynb"
