@@ -24,6 +24,8 @@ class Limits:
     """Open file descriptors (RLIMIT_NOFILE)."""
     file_bytes: int | None = 1 << 30
     """Largest file a cell may write (RLIMIT_FSIZE), bytes."""
+    processes: int | None = 256
+    """Processes and threads at once (a cgroup's pids.max, where one can be made); R and BLAS start dozens."""
     output_bytes: int = 1 << 20
     """Bytes of output kept per cell; what arrives beyond is dropped as it arrives and counted."""
     output_messages: int = 1000
@@ -57,6 +59,8 @@ class SessionSpec:
     """Variables added to the allow-listed environment."""
     preload: Sequence[str] | None = None
     """Modules the fork server imports before it forks (backend `fork`); None: the scientific stack."""
+    network: bool = False
+    """True leaves TCP alone; False forbids it where Landlock can (ABI 4)."""
     seed: int = 0
     """Seeds PYTHONHASHSEED, `random` and numpy's legacy generator before the first cell."""
 
@@ -79,6 +83,8 @@ class CellResult:
     """False when the variables are gone (the kernel was replaced or is dead)."""
     cause: str = ""
     """For dead and timeout: what happened, e.g. `exit code 3`, `signal SIGKILL`, `out of memory`."""
+    limit: str = ""
+    """The resource limit that was hit in this cell, e.g. `memory: 4 GiB`; else empty."""
 
 
 @dataclass(frozen=True, slots=True)
