@@ -60,9 +60,9 @@ class ForkedWire:
         """Who takes the messages from now on."""
         self._listener = listener
 
-    def request(self, parent: str, content: Mapping[str, Any]) -> None:
-        """Send an execute_request."""
-        body = json.dumps({"type": "execute_request", "parent": parent, "content": content}).encode()
+    def request(self, parent: str, content: Mapping[str, Any], kind: str = "execute_request") -> None:
+        """Send a request."""
+        body = json.dumps({"type": kind, "parent": parent, "content": content}).encode()
         self._outgoing += struct.pack("!I", len(body)) + body
         self._write()
 

@@ -79,6 +79,11 @@ class LiveSession:
         """The working directory on the host."""
         return self._workspace.work
 
+    @property
+    def wire(self) -> Wire | None:
+        """The line to the kernel that lives now, for what speaks Jupyter's messages itself; None after a loss."""
+        return self._wire
+
     async def open(self) -> LiveSession:
         """Fill the working directory and start the first kernel; leaves nothing behind where that fails."""
         try:

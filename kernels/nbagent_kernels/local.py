@@ -203,9 +203,9 @@ class _LocalWire:
         """Who takes the messages from now on."""
         self._listener = listener
 
-    def request(self, parent: str, content: Mapping[str, Any]) -> None:
-        """Send an execute_request."""
-        self._send("shell", "execute_request", content, parent)
+    def request(self, parent: str, content: Mapping[str, Any], kind: str = "execute_request") -> None:
+        """Send a request."""
+        self._send("shell", kind, content, parent)
 
     def interrupt(self) -> None:
         """As the kernelspec asks: a message on the control channel, or SIGINT to the process group."""

@@ -40,8 +40,8 @@ class Wire(Protocol):
         """Who takes the messages from now on; None drops them."""
         ...
 
-    def request(self, parent: str, content: Mapping[str, Any]) -> None:
-        """Send an execute_request with `parent` as its id."""
+    def request(self, parent: str, content: Mapping[str, Any], kind: str = "execute_request") -> None:
+        """Send a request of Jupyter's shell channel with `parent` as its id."""
         ...
 
     def interrupt(self) -> None:
