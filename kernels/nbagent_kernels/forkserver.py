@@ -1,6 +1,6 @@
 """The fork server: imports the scientific stack once, then forks one ipykernel per session.
 
-Standard library and ipykernel only, run by the kernel's own interpreter, with forkedkernel.py beside it:
+Standard library and ipykernel only, run by the kernel's own interpreter, with the files forked*.py beside it:
 
     forkserver.py CONTROL_FD ROOT MODULE,MODULE,…
 
@@ -21,7 +21,6 @@ import contextlib
 import ctypes
 import gc
 import importlib
-import importlib.util
 import json
 import os
 import select
@@ -30,6 +29,7 @@ import signal
 import socket
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ PACKET = 1 << 20
 PR_SET_CHILD_SUBREAPER = 36
 MADV_COLLAPSE, HUGE = 25, 2 << 20
 TAG = "NBAGENT_SESSION"
+PACKAGE = "_nbagent_kernel"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -50,13 +51,7 @@ class Server:
         self.parent = os.getppid()
         self.kernels: dict[int, tuple[int, str]] = {}
         """pid -> id and session tag, of kernels not reaped yet: their pids cannot have been given to others."""
-        spec = importlib.util.spec_from_file_location(
-            "nbagent_forkedkernel", Path(__file__).with_name("forkedkernel.py")
-        )
-        if spec is None or spec.loader is None:
-            raise ImportError("forkedkernel.py is missing beside forkserver.py")
-        self.making = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(self.making)
+        self.making = load_beside("forkedkernel")
         self.channel = self.making.Channel()
         self.kernel: Any = None
         self.wake: tuple[socket.socket, socket.socket] = socket.socketpair()
@@ -181,6 +176,15 @@ class Server:
             self.end_strays(session)
         if os.getppid() != self.parent or not Path(f"/proc/{self.parent}").exists():
             shutil.rmtree(self.root, ignore_errors=True)
+
+
+def load_beside(name: str) -> Any:
+    """Import a file beside this one; they import each other relatively, in a package of no file of its own."""
+    if PACKAGE not in sys.modules:
+        package = types.ModuleType(PACKAGE)
+        package.__path__ = [str(Path(__file__).parent)]
+        sys.modules[PACKAGE] = package
+    return importlib.import_module(f"{PACKAGE}.{name}")
 
 
 def join_pages() -> None:
