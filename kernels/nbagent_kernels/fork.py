@@ -244,7 +244,11 @@ class _Server:
             if message["op"] == "ready":
                 if not self._ready.done():
                     self._ready.set_result(message)
-            elif (wire := self._wires.get(message["id"])) is not None:
+            elif (wire := self._wires.get(message["id"])) is None:
+                continue
+            elif message["op"] == "signaled":
+                wire.passed_on()
+            else:
                 wire.ended(message)
 
     def _lost(self) -> None:

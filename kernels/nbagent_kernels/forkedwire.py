@@ -13,7 +13,7 @@ from typing import Any
 
 from nbagent_kernels.errors import KernelStartError
 from nbagent_kernels.types import Limits
-from nbagent_kernels.wire import Listener, Message, cause_of, oom_kills
+from nbagent_kernels.wire import Listener, Message, cause_of, first, oom_kills, settle
 
 END_S = 10.0
 """Seconds to wait for the server's word that a killed kernel is gone."""
@@ -43,6 +43,8 @@ class ForkedWire:
         self._ooms = oom_kills()
         self._outgoing = bytearray()
         self._reading = True
+        self._interrupts = 0
+        self._quiet: asyncio.Future[None] | None = None
         sock.setblocking(False)
         self._loop.add_reader(sock, self._readable)
 
@@ -67,8 +69,15 @@ class ForkedWire:
         self._write()
 
     def interrupt(self) -> None:
-        """SIGINT to the kernel's process group."""
+        """SIGINT to the kernel's process group, through the server."""
+        self._interrupts += 1
         self._order({"op": "signal", "id": self.id, "signal": int(signal.SIGINT)})
+
+    async def calm(self) -> None:
+        """Wait for the server's word that it has passed on every interrupt."""
+        if self._interrupts:
+            self._quiet = self._loop.create_future()
+            await first(self._quiet, self.dead, timeout=END_S)
 
     def kill(self) -> None:
         """SIGKILL to the kernel's process group and what it detached."""
@@ -85,6 +94,12 @@ class ForkedWire:
             _log.warning("the fork server did not confirm the end of kernel %d", self.id)
         finally:
             self._shut()
+
+    def passed_on(self) -> None:
+        """The server has sent the kernel a signal."""
+        self._interrupts -= 1
+        if not self._interrupts and self._quiet is not None:
+            settle(self._quiet)
 
     def ended(self, message: Mapping[str, Any]) -> None:
         """The server says that this kernel is gone (and reaped)."""

@@ -8,7 +8,8 @@ The control socket (SOCK_SEQPACKET, one JSON object per packet) takes
     {"op": "fork", "id", "tag", "cwd", "env", "seed", "rlimits"}   with the kernel's end of a stream pair attached
     {"op": "signal", "id", "signal"}                               to the kernel's process group
     {"op": "drop", "id"}                                           kills the kernel's group
-and gives {"op": "ready", …}, {"op": "exit", "id", "status" (as waitpid gives it)}, {"op": "failed", "id", "why"}.
+and gives {"op": "ready", …}, {"op": "exit", "id", "status" (as waitpid gives it)}, {"op": "failed", "id", "why"},
+{"op": "signaled", "id"} when a signal has been sent.
 PYTHONHASHSEED is the server's for every kernel: it cannot change at a fork.
 
 The server ends, and every kernel with it, when its control socket closes or its parent dies; where the parent is
@@ -106,6 +107,8 @@ class Server:
         for pid, (number_of, _) in self.kernels.items():
             if number_of == request["id"]:
                 kill_group(pid, number)
+        if request["op"] == "signal":
+            self.tell({"op": "signaled", "id": request["id"]})
 
     def fork(self, request: dict[str, Any], sock: socket.socket) -> None:
         """Fork a kernel; the child never returns."""

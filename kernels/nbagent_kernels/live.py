@@ -1,59 +1,19 @@
-"""The session both backends share: cells, their time limits, and a fresh kernel after each loss."""
+"""The session all backends share: cells one after the other, and a fresh kernel after each loss."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from nbagent_kernels.cell import Cell
 from nbagent_kernels.errors import NotSupported, SessionClosed
-from nbagent_kernels.outputs import OutputFold
-from nbagent_kernels.types import CellResult, FileEntry, Limits, SessionSpec, Status
-from nbagent_kernels.wire import Message, Wire, first, settle
+from nbagent_kernels.types import CellResult, FileEntry, SessionSpec
+from nbagent_kernels.wire import Wire, first
 from nbagent_kernels.workspace import Workspace
-
-DRAIN_S = 1.0
-"""Seconds to wait for the idle status after the reply, where it may have been lost."""
-REPLY_S = 0.3
-"""Seconds to wait for the reply after the idle status: the kernel sends it before."""
-_ids = itertools.count()
 
 Start = Callable[[SessionSpec, Workspace], Awaitable[Wire]]
 """Starts one kernel in a workspace. Raises KernelStartError."""
-
-
-class _Cell:
-    """One execution while it runs: gathers its messages and knows when it is complete."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.id = f"c{next(_ids)}"
-        self.fold = OutputFold(limits)
-        self.reply: Message | None = None
-        self.idle = False
-        self.replied: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def take(self, message: Message) -> bool:
-        if message.kind == "dropped":
-            self.fold.drop(message.size)
-            return True
-        if message.parent != self.id:
-            return False
-        if message.kind == "execute_reply":
-            self.reply = message
-            settle(self.replied)
-        elif message.kind == "status":
-            if not self.idle and message.content.get("execution_state") == "idle":
-                self.idle = True
-                # ipykernel sends no reply where an interrupt falls into its own code around the cell.
-                asyncio.get_running_loop().call_later(REPLY_S, settle, self.replied)
-        else:
-            self.fold.feed(message.kind, message.content, message.size)
-        if self.reply is not None and self.idle:
-            settle(self.done)
-        return self.fold.full
 
 
 class LiveSession:
@@ -65,7 +25,8 @@ class LiveSession:
         self._start = start
         self._wire: Wire | None = None
         self._lock = asyncio.Lock()
-        self._unsettled: _Cell | None = None
+        self._cell: Cell | None = None
+        self._unsettled: Cell | None = None
         self._closed = False
         self._removed = asyncio.Event()
 
@@ -102,16 +63,24 @@ class LiveSession:
             lost = await self._lost_between_cells()
             if self._wire is None:
                 self._wire = await self._start(self._spec, self._workspace)
-            result = await self._run(self._wire, code, timeout, lost)
+            await self._wire.calm()
+            cell = self._cell = Cell(self._spec.limits)
+            try:
+                result = await cell.run(self._wire, code, timeout, lost)
+            except asyncio.CancelledError:
+                self._unsettled = cell
+                raise
+            finally:
+                self._cell = None
             if self._wire.dead.done():
                 await self._discard()
             return result
 
     async def interrupt(self) -> None:
-        """Interrupt what runs now."""
+        """Interrupt what runs now; where nothing does, the next cell is not touched."""
         self._check_open()
-        if self._wire is not None:
-            self._wire.interrupt()
+        if self._wire is not None and self._cell is not None:
+            self._cell.interrupt(self._wire)
 
     async def restart(self) -> None:
         """A fresh kernel in the same working directory; a cell that runs now ends as dead."""
@@ -185,56 +154,3 @@ class LiveSession:
             return ""
         await self._discard()
         return f"the kernel had ended since the last cell: {wire.dead.result()}"
-
-    async def _run(self, wire: Wire, code: str, timeout: float | None, lost: str) -> CellResult:
-        limits = self._spec.limits
-        cell = _Cell(limits)
-        start = time.perf_counter()
-        wire.listen(cell.take)
-        status: Status = "ok"
-        cause = lost
-        try:
-            wire.request(
-                cell.id,
-                {
-                    "code": code,
-                    "silent": False,
-                    "store_history": True,
-                    "user_expressions": {},
-                    "allow_stdin": False,
-                    "stop_on_error": False,
-                },
-            )
-            if not await first(cell.replied, wire.dead, timeout=timeout):
-                status, cause = "timeout", f"ran past {timeout:g} s, interrupted"
-                wire.interrupt()
-                if not await first(cell.replied, wire.dead, timeout=limits.grace_s):
-                    cause = f"ran past {timeout:g} s, ignored the interrupt for {limits.grace_s:g} s, killed"
-                    wire.kill()
-                    await wire.dead
-            await first(cell.done, wire.dead, timeout=DRAIN_S)
-        except asyncio.CancelledError:
-            if not cell.done.done():
-                self._unsettled = cell
-                wire.interrupt()
-            raise
-        finally:
-            if self._unsettled is not cell:
-                wire.listen(None)
-        died = wire.dead.result() if cell.reply is None and wire.dead.done() else ""
-        if died and status == "ok":
-            status, cause = "dead", died
-        elif died and "killed" not in cause:
-            cause = f"{cause}; the kernel ended then: {died}"
-        elif status == "ok" and (cell.reply is None or cell.reply.content.get("status") != "ok"):
-            status = "error"
-        count = cell.reply.content.get("execution_count") if cell.reply is not None else None
-        return CellResult(
-            outputs=cell.fold.finish(),
-            status=status,
-            seconds=time.perf_counter() - start,
-            execution_count=count if isinstance(count, int) else None,
-            dropped_bytes=cell.fold.dropped_bytes,
-            state_kept=not died and not lost,
-            cause=cause,
-        )

@@ -217,6 +217,9 @@ class _LocalWire:
                 # ipykernel's handler for an awaiting cell does not wake its own event loop; a request does.
                 self._send("shell", "kernel_info_request", {}, "wake")
 
+    async def calm(self) -> None:
+        """A signal is with the process when it has been sent."""
+
     def kill(self) -> None:
         """SIGKILL to the process group and what the cells detached."""
         self._signal(signal.SIGKILL)

@@ -17,7 +17,8 @@ class Message:
     """One message from the kernel."""
 
     kind: str
-    """Jupyter's message type; `dropped` stands for one that was too large to take in."""
+    """Jupyter's message type; `dropped` stands for what was too large to take in: with {"reply": True} in its content
+    a reply may have been among it."""
     parent: str
     """Id of the request it answers."""
     content: Mapping[str, Any]
@@ -28,6 +29,13 @@ class Message:
 
 Listener = Callable[[Message], bool]
 """Takes a message; True asks the wire to slow down (the kernel is flooding)."""
+
+
+def message(kind: Any, parent: Any, content: Any, size: int) -> Message | None:
+    """A message as a kernel sent it, None where it is none: user code can forge anything."""
+    if type(kind) is str and type(parent) is str and type(content) is dict and kind != "dropped":
+        return Message(kind, parent, content, size)
+    return None
 
 
 class Wire(Protocol):
@@ -46,6 +54,10 @@ class Wire(Protocol):
 
     def interrupt(self) -> None:
         """Interrupt what runs now."""
+        ...
+
+    async def calm(self) -> None:
+        """Wait until no interrupt is under way any more that could hit the next request."""
         ...
 
     def kill(self) -> None:

@@ -1,0 +1,129 @@
+"""One execution of a cell on a wire: its messages, its time limit, and the truth about what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+
+from nbagent_kernels.outputs import OutputFold
+from nbagent_kernels.types import CellResult, Limits, Status
+from nbagent_kernels.wire import Message, Wire, first, settle
+
+DRAIN_S = 1.0
+"""Seconds to wait for the idle status after the reply, where it may have been lost."""
+REPLY_S = 0.3
+"""Seconds to wait for a reply that may be lost after the idle status: the kernel sends it before."""
+MOST_CELLS = 1 << 31
+"""An execution counter at or above this is none that a kernel counted to."""
+
+
+class Cell:
+    """One execution while it runs.
+
+    What the kernel sends is taken only under this cell's id, which nobody can guess before the kernel has it, so
+    that forged messages change at most the outputs and the counter of the cell that forged them.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.id = secrets.token_hex(8)
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when reply and idle status are there."""
+        self._limits = limits
+        self._fold = OutputFold(limits)
+        self._reply: Message | None = None
+        self._idle = False
+        self._reply_may_be_lost = False
+        self._replied: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self, wire: Wire, code: str, timeout: float | None, lost: str) -> CellResult:
+        """Execute `code`; `lost` says why the kernel is a fresh one, else empty.
+
+        A cancelled caller interrupts the cell; its messages are then still taken, so that `done` tells its end.
+        """
+        start = time.perf_counter()
+        status: Status = "ok"
+        cause = lost
+        killed = False
+        wire.listen(self.take)
+        try:
+            wire.request(
+                self.id,
+                {
+                    "code": code,
+                    "silent": False,
+                    "store_history": True,
+                    "user_expressions": {},
+                    "allow_stdin": False,
+                    "stop_on_error": False,
+                },
+            )
+            if not await first(self._replied, wire.dead, timeout=timeout):
+                status, cause = "timeout", f"ran past {timeout:g} s, interrupted"
+                self.interrupt(wire)
+                if not await first(self._replied, wire.dead, timeout=self._limits.grace_s):
+                    cause = f"ran past {timeout:g} s, ignored the interrupt for {self._limits.grace_s:g} s, killed"
+                    killed = True
+                    wire.kill()
+                    await wire.dead
+            await first(self.done, wire.dead, timeout=DRAIN_S)
+        except asyncio.CancelledError:
+            if not self.done.done():
+                self.interrupt(wire)
+            raise
+        wire.listen(None)
+        died = wire.dead.result() if self._reply is None and wire.dead.done() else ""
+        if died and status == "ok":
+            status, cause = "dead", died
+        elif died and not killed:
+            cause = f"{cause}; the kernel ended then: {died}"
+        elif status == "ok" and self._reply is None:
+            status, cause = "error", cause or "the kernel's reply was lost"
+        elif status == "ok" and self._reply is not None and self._reply.content.get("status") != "ok":
+            status = "error"
+        return CellResult(
+            outputs=self._fold.finish(),
+            status=status,
+            seconds=time.perf_counter() - start,
+            execution_count=self._count(),
+            dropped_bytes=self._fold.dropped_bytes,
+            state_kept=not died and not lost,
+            cause=cause,
+        )
+
+    def interrupt(self, wire: Wire) -> None:
+        """Interrupt it. ipykernel sends no reply where that falls into its own code around the cell."""
+        self._lost_reply()
+        wire.interrupt()
+
+    def take(self, message: Message) -> bool:
+        """The wire's listener."""
+        if message.kind == "dropped":
+            self._fold.drop(message.size)
+            if message.content.get("reply"):
+                self._lost_reply()
+            return True
+        if message.parent != self.id:
+            return False
+        if message.kind == "execute_reply":
+            self._reply = self._reply or message
+            settle(self._replied)
+        elif message.kind == "status":
+            self._idle = self._idle or message.content.get("execution_state") == "idle"
+            if self._idle and self._reply_may_be_lost:
+                self._lost_reply()
+        else:
+            self._fold.feed(message.kind, message.content, message.size)
+        if self._reply is not None and self._idle:
+            settle(self.done)
+        return self._fold.full
+
+    def _lost_reply(self) -> None:
+        """From now on the idle status ends the cell too, since its reply may never come."""
+        self._reply_may_be_lost = True
+        if self._idle:
+            asyncio.get_running_loop().call_later(REPLY_S, settle, self._replied)
+
+    def _count(self) -> int | None:
+        count = self._reply.content.get("execution_count") if self._reply is not None else None
+        return count if type(count) is int and 0 <= count < MOST_CELLS else None
