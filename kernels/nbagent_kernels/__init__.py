@@ -1,6 +1,7 @@
 """Jupyter kernels as sessions: truthful, capped, cleaned up. Knows nothing of agents, models or tasks."""
 
 from nbagent_kernels.errors import (
+    CannotBranch,
     KernelError,
     KernelStartError,
     KernelTimeout,
@@ -13,6 +14,7 @@ from nbagent_kernels.types import CellResult, FileEntry, Limits, Output, Session
 
 __all__ = [
     "BACKENDS",
+    "CannotBranch",
     "CellResult",
     "FileEntry",
     "KernelError",

@@ -5,6 +5,7 @@ KernelError
 ├── KernelTimeout (also TimeoutError)         a host-side wait ran out (never a cell's own time limit)
 ├── SessionClosed (also RuntimeError)         a verb was called after close()
 ├── PathOutside (also PermissionError)        a file verb named something outside the working directory
+├── CannotBranch (also RuntimeError)          the live kernel cannot be forked safely; says why
 └── NotSupported (also NotImplementedError)   the backend cannot do this; says which one can
 """
 
@@ -33,3 +34,10 @@ class PathOutside(KernelError, PermissionError):
 
 class NotSupported(KernelError, NotImplementedError):
     """This backend cannot do what was asked."""
+
+
+class CannotBranch(KernelError, RuntimeError):
+    """The live kernel cannot be forked safely, or its fork did not come up.
+
+    `branch(method="replay")` is the way out.
+    """

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Literal
 
-from nbagent_kernels.errors import NotSupported, SessionClosed
+from nbagent_kernels.errors import SessionClosed
+from nbagent_kernels.snapshot import copy_session
 from nbagent_kernels.types import CellResult, FileEntry, SessionSpec
 from nbagent_kernels.workspace import Workspace
 
@@ -60,10 +62,13 @@ class FakeSession:
         self._check_open()
         self.restarts += 1
 
-    async def branch(self) -> FakeSession:
-        """Raises NotSupported."""
+    async def branch(self, method: Literal["fork", "replay"] = "fork") -> FakeSession:
+        """Another fake with the same script and a copy of the files; no cell runs again."""
         self._check_open()
-        raise NotSupported("a fake session cannot branch")
+        session = FakeSession(self._script, self._spec)
+        session.cells = list(self.cells)
+        copy_session(self._workspace, session._workspace)
+        return session
 
     async def list(self, path: str = ".") -> list[FileEntry]:
         """Entries of a folder, sorted by name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -16,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nbagent_kernels.branching import branch_kernel
 from nbagent_kernels.environment import base_environment, kernel_environment, rlimits
 from nbagent_kernels.errors import KernelStartError
 from nbagent_kernels.forkedwire import END_S, ForkedWire
@@ -73,6 +75,8 @@ async def open_fork(spec: SessionSpec) -> LiveSession:
         _fall_back(f"a kernel of {spec.kernel or spec.language} cannot be forked from Python")
         return await open_local(spec)
     try:
+        if sys.platform != "linux":
+            raise Unusable("only Linux's processes can be forked with their kernel inside")
         await _server(spec)
     except Unusable as why:
         _fall_back(str(why))
@@ -179,9 +183,7 @@ class _Server:
     async def fork(self, spec: SessionSpec, workspace: Workspace) -> ForkedWire:
         """A new kernel. Raises KernelStartError."""
         ours, theirs = socket.socketpair()
-        wire = ForkedWire(next(_ids), ours, spec.limits, self.order)
-        self._wires[wire.id] = wire
-        wire.dead.add_done_callback(lambda _: self._wires.pop(wire.id, None))
+        wire = self.wire(ours, spec)
         request = {
             "op": "fork",
             "id": wire.id,
@@ -198,6 +200,13 @@ class _Server:
             except BaseException:
                 await wire.close()
                 raise
+        return wire
+
+    def wire(self, sock: socket.socket, spec: SessionSpec) -> ForkedWire:
+        """A wire that hears from the server of its kernel's end."""
+        wire = ForkedWire(next(_ids), sock, spec.limits, self.order, functools.partial(branch_kernel, self))
+        self._wires[wire.id] = wire
+        wire.dead.add_done_callback(lambda _: self._wires.pop(wire.id, None))
         return wire
 
     async def _send(self, request: Mapping[str, Any], fds: list[int]) -> None:

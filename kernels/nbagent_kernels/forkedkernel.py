@@ -132,7 +132,7 @@ def skip_search_for_cells() -> None:
 
     def getmodule(object: Any, _filename: str | None = None) -> Any:
         code = getattr(object, "f_code", object)
-        if f"ipykernel_{os.getpid()}" in getattr(code, "co_filename", ""):
+        if "/ipykernel_" in getattr(code, "co_filename", ""):
             return None
         return search(object, _filename)
 
@@ -199,4 +199,4 @@ def become_kernel(kernel: Any, channel: Channel, sock: socket.socket, request: d
         _, hard = resource.getrlimit(limit)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, value))
-    Service(kernel, channel, sock, request["env"]).serve()
+    Service(kernel, channel, sock).serve()

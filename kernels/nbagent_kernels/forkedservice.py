@@ -16,6 +16,7 @@ import struct
 import types
 from typing import Any
 
+from .forkedbranch import branch
 from .forkedstreams import Channel
 
 FDS = 4
@@ -25,18 +26,18 @@ FDS = 4
 class Service:
     """The loop of one kernel. It ends with the process."""
 
-    def __init__(self, kernel: Any, channel: Channel, sock: socket.socket, environment: dict[str, str]) -> None:
+    def __init__(self, kernel: Any, channel: Channel, sock: socket.socket) -> None:
         self.kernel = kernel
         self.channel = channel
         self.sock = sock
-        self.environment = environment
-        """What the session set, without what its cells changed."""
         # Unlike epoll's, poll's list of descriptors is the process's own: a fork does not share it.
         self.loop = asyncio.SelectorEventLoop(selectors.PollSelector())
         asyncio.set_event_loop(self.loop)
         self.buffer = bytearray()
         self.fds: list[int] = []
         self.running: set[Any] = set()
+        self.asked: list[tuple[dict[str, Any], socket.socket]] = []
+        """Branches to be made, each with the kernel's end of its stream pair."""
         # What ipykernel asks of its tornado loop; a real one costs 2 ms to make.
         kernel.io_loop = types.SimpleNamespace(
             call_later=self.loop.call_later, add_callback=self.loop.call_soon, stop=self.loop.stop
@@ -50,8 +51,19 @@ class Service:
         while True:
             with contextlib.suppress(KeyboardInterrupt):
                 self.loop.run_forever()
-                break  # the cell called exit()
+                if not self.asked:
+                    break  # the cell called exit()
+                branch(self, *self.asked.pop(0))
         os._exit(0)
+
+    def take(self, sock: socket.socket) -> None:
+        """In a branch: answer another host, on a loop that wakes nobody else."""
+        self.loop.remove_reader(self.sock)
+        self.sock.close()
+        self.loop._close_self_pipe()
+        self.loop._make_self_pipe()
+        self.sock = sock
+        self.loop.add_reader(sock, self.readable)
 
     def readable(self) -> None:
         """Take in what the host sent."""
@@ -64,6 +76,10 @@ class Service:
         while len(self.buffer) >= 4 and len(self.buffer) >= 4 + (size := struct.unpack_from("!I", self.buffer)[0]):
             message = json.loads(bytes(self.buffer[4 : 4 + size]))
             del self.buffer[: 4 + size]
+            if message["type"] == "branch":
+                self.asked.append((message["content"], socket.socket(fileno=self.fds.pop(0))))
+                self.loop.stop()  # to fork outside of it
+                continue
             task = self.loop.create_task(self.run(message))
             self.running.add(task)
             task.add_done_callback(self.running.discard)

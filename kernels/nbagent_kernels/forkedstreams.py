@@ -22,6 +22,8 @@ from typing import Any
 WRITE_THROUGH = 32
 """Lines of one cell that are sent at once, so that a dying kernel loses none of them; later ones are gathered."""
 GATHER_S, GATHER_CHARS = 0.02, 1 << 15
+WATCHER = "nbagent-descriptors"
+"""Name of the one thread beside the main one."""
 
 
 class Channel:
@@ -144,12 +146,17 @@ def make_stream(channel: Channel, name: str, fd: int) -> Any:
 
 
 def watch_descriptors(streams: tuple[Any, ...]) -> None:
-    """Put pipes behind descriptors 1 and 2 and bring what arrives there into the streams, in a thread."""
+    """Put pipes behind descriptors 1 and 2 and bring what arrives there into the streams, in a thread.
+
+    Again in a branch: a thread does not come along through a fork, and the pipes are the parent's.
+    """
     by_pipe = {}
     for stream in streams:
         read, write = os.pipe()
         os.dup2(write, stream.fileno())
         os.close(write)
+        if stream.pipe >= 0:
+            os.close(stream.pipe)
         os.set_blocking(read, False)
         stream.pipe = read
         by_pipe[read] = stream
@@ -164,5 +171,5 @@ def watch_descriptors(streams: tuple[Any, ...]) -> None:
 
     # Python runs signal handlers in the main thread only, but a blocked SIGINT also spares this thread's poll.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    threading.Thread(target=bring, name="descriptors", daemon=True).start()
+    threading.Thread(target=bring, name=WATCHER, daemon=True).start()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])

@@ -8,12 +8,13 @@ import logging
 import signal
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from nbagent_kernels.errors import KernelStartError
-from nbagent_kernels.types import Limits
+from nbagent_kernels.errors import CannotBranch, KernelStartError
+from nbagent_kernels.types import Limits, SessionSpec
 from nbagent_kernels.wire import Listener, Message, cause_of, first, oom_kills, settle
+from nbagent_kernels.workspace import Workspace
 
 END_S = 10.0
 """Seconds to wait for the server's word that a killed kernel is gone."""
@@ -23,17 +24,23 @@ _log = logging.getLogger(__name__)
 
 Order = Callable[[Mapping[str, Any]], None]
 """Sends the fork server a request."""
+Brancher = Callable[["ForkedWire", SessionSpec, Workspace, Workspace], Awaitable["ForkedWire"]]
+"""Forks the kernel of a wire into another session: see Wire.branch."""
 
 
 class ForkedWire:
     """A Wire: see there."""
 
-    def __init__(self, number: int, sock: socket.socket, limits: Limits, order: Order) -> None:
+    def __init__(self, number: int, sock: socket.socket, limits: Limits, order: Order, brancher: Brancher) -> None:
         self.id = number
         """The server's id of this kernel."""
         self.dead: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
+        self.born: asyncio.Future[int] = self._loop.create_future()
+        """Done when a branch has been forked, with its pid as it says itself."""
         self._ready: asyncio.Future[str] = self._loop.create_future()
+        self._branched: asyncio.Future[str] | None = None
+        self._brancher = brancher
         self._order = order
         self._sock = sock
         self._largest = 2 * limits.output_bytes + (1 << 18)
@@ -83,6 +90,28 @@ class ForkedWire:
         """SIGKILL to the kernel's process group and what it detached."""
         if not self.dead.done():
             self._order({"op": "drop", "id": self.id})
+
+    async def branch(self, spec: SessionSpec, source: Workspace, target: Workspace) -> ForkedWire:
+        """Fork the live kernel; see Wire.branch."""
+        return await self._brancher(self, spec, source, target)
+
+    def ask_branch(self, content: Mapping[str, Any], fd: int) -> asyncio.Future[str]:
+        """Send the kernel what its branch needs, `fd` the branch's end of a stream pair; done when the kernel goes on.
+
+        The result says why there is no branch; it is empty where one was forked. Raises CannotBranch.
+        """
+        body = json.dumps({"type": "branch", "parent": "", "content": content}).encode()
+        frame = struct.pack("!I", len(body)) + body
+        self._branched = self._loop.create_future()
+        try:
+            sent = 0 if self._outgoing else socket.send_fds(self._sock, [frame], [fd])
+        except OSError:
+            sent = 0
+        if not sent:
+            raise CannotBranch("the kernel does not read what it is sent")
+        self._outgoing += frame[sent:]
+        self._write()
+        return self._branched
 
     async def close(self) -> None:
         """Kill, wait for the server to have reaped it, close the socket."""
@@ -192,6 +221,14 @@ class ForkedWire:
         if message.kind in ("ready", "failed"):
             if not self._ready.done():
                 self._ready.set_result(str(message.content.get("why", "")))
+            return False
+        if message.kind == "born":
+            if not self.born.done() and isinstance(pid := message.content.get("pid"), int):
+                self.born.set_result(pid)
+            return False
+        if message.kind == "branch_reply":
+            if self._branched is not None and not self._branched.done():
+                self._branched.set_result(str(message.content.get("why", "")))
             return False
         return self._give(message)
 

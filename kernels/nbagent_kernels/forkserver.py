@@ -8,6 +8,8 @@ The control socket (SOCK_SEQPACKET, one JSON object per packet) takes
     {"op": "fork", "id", "tag", "cwd", "env", "seed", "rlimits"}   with the kernel's end of a stream pair attached
     {"op": "signal", "id", "signal"}                               to the kernel's process group
     {"op": "drop", "id"}                                           kills the kernel's group
+    {"op": "adopt", "id", "tag", "pid", "of"}                      takes on the branch that kernel `of` has forked
+    {"op": "abort", "id", "of"}                                    gives up a branch, whether adopted or not
 and gives {"op": "ready", …}, {"op": "exit", "id", "status" (as waitpid gives it)}, {"op": "failed", "id", "why"},
 {"op": "signaled", "id"} when a signal has been sent.
 PYTHONHASHSEED is the server's for every kernel: it cannot change at a fork.
@@ -103,7 +105,16 @@ class Server:
         if request["op"] == "fork":
             self.fork(request, socket.socket(fileno=fds[0]))
             return
-        number = signal.SIGKILL if request["op"] == "drop" else request["signal"]
+        if request["op"] == "adopt":
+            self.adopt(request)
+            return
+        if request["op"] == "abort" and request["id"] not in [number for number, _ in self.kernels.values()]:
+            for pid in self.kernels:
+                if self.kernels[pid][0] == request["of"]:
+                    end_children(pid)
+            self.tell({"op": "failed", "id": request["id"], "why": "given up"})
+            return
+        number = request["signal"] if request["op"] == "signal" else signal.SIGKILL
         for pid, (number_of, _) in self.kernels.items():
             if number_of == request["id"]:
                 kill_group(pid, number)
@@ -136,6 +147,19 @@ class Server:
                 self.channel.sock, self.channel.pid = sock, os.getpid()
                 self.channel.send("failed", {"why": traceback.format_exc()})
         os._exit(70)
+
+    def adopt(self, request: dict[str, Any]) -> None:
+        """Count a kernel's branch among the kernels and end the process between, which makes it a child of this one."""
+        between = parent_of(request["pid"])
+        if self.kernels.get(parent_of(between), (None, ""))[0] != request["of"]:
+            self.tell({"op": "failed", "id": request["id"], "why": "the branch is not the kernel's"})
+            return
+        self.kernels[request["pid"]] = request["id"], request["tag"]
+        with contextlib.suppress(OSError):
+            os.kill(between, signal.SIGKILL)
+        if not Path(f"/proc/{request['pid']}").exists():
+            del self.kernels[request["pid"]]
+            self.tell({"op": "failed", "id": request["id"], "why": "the branch has ended"})
 
     def reap(self) -> None:
         """Report every child that has ended, and end what it left."""
@@ -207,6 +231,21 @@ def kill_group(pid: int, number: int) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             os.kill(pid, number)
+
+
+def parent_of(pid: int) -> int:
+    """Parent of a process; 0 where there is none."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def end_children(pid: int) -> None:
+    """Kill all that a process has started, the youngest first."""
+    with contextlib.suppress(OSError):
+        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            end_children(child)
+            os.kill(child, signal.SIGKILL)
 
 
 def session_of(pid: int) -> str | None:

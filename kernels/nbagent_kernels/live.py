@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Literal
 
 from nbagent_kernels.cell import Cell
-from nbagent_kernels.errors import NotSupported, SessionClosed
+from nbagent_kernels.errors import CannotBranch, SessionClosed
+from nbagent_kernels.replay import Step, replay
 from nbagent_kernels.types import CellResult, FileEntry, SessionSpec
 from nbagent_kernels.wire import Wire, first
 from nbagent_kernels.workspace import Workspace
@@ -27,6 +30,8 @@ class LiveSession:
         self._lock = asyncio.Lock()
         self._cell: Cell | None = None
         self._unsettled: Cell | None = None
+        self._steps: list[Step] = []
+        self._interrupted = False
         self._closed = False
         self._removed = asyncio.Event()
 
@@ -60,18 +65,24 @@ class LiveSession:
         self._check_open()
         async with self._lock:
             self._check_open()
-            lost = await self._lost_between_cells()
+            if lost := await self._lost_between_cells():
+                self._steps.append(Step(None))
             if self._wire is None:
                 self._wire = await self._start(self._spec, self._workspace)
             await self._wire.calm()
             cell = self._cell = Cell(self._spec.limits)
+            self._interrupted = False
+            start = time.perf_counter()
             try:
                 result = await cell.run(self._wire, code, timeout, lost)
             except asyncio.CancelledError:
                 self._unsettled = cell
+                self._steps.append(Step(code, time.perf_counter() - start, "timeout"))
                 raise
             finally:
                 self._cell = None
+            limit = result.seconds if self._interrupted else timeout
+            self._steps.append(Step(code, limit, result.status, result.state_kept or bool(lost)))
             if self._wire.dead.done():
                 await self._discard()
             return result
@@ -80,6 +91,7 @@ class LiveSession:
         """Interrupt what runs now; where nothing does, the next cell is not touched."""
         self._check_open()
         if self._wire is not None and self._cell is not None:
+            self._interrupted = True
             self._cell.interrupt(self._wire)
 
     async def restart(self) -> None:
@@ -90,12 +102,40 @@ class LiveSession:
         async with self._lock:
             self._check_open()
             await self._discard()
+            self._steps.append(Step(None))
             self._wire = await self._start(self._spec, self._workspace)
 
-    async def branch(self) -> LiveSession:
-        """Not yet: raises NotSupported."""
+    async def branch(self, method: Literal["fork", "replay"] = "fork") -> LiveSession:
+        """A second session that continues from this one's state; see Session.branch. Raises CannotBranch."""
         self._check_open()
-        raise NotSupported("this backend cannot branch a live kernel yet; open a new session and replay its cells")
+        async with self._lock:
+            self._check_open()
+            steps = list(self._steps)
+            if method == "fork":
+                return await self._fork(steps)
+        session = await LiveSession(self._spec, Workspace(), self._start).open()
+        try:
+            await replay(steps, session)
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    async def _fork(self, steps: list[Step]) -> LiveSession:
+        wire = self._wire = self._wire or await self._start(self._spec, self._workspace)
+        if self._unsettled is not None:
+            await first(self._unsettled.done, wire.dead, timeout=self._spec.limits.grace_s)
+        if wire.dead.done():
+            raise CannotBranch(f"the kernel has ended since the last cell: {wire.dead.result()}")
+        await wire.calm()
+        session = LiveSession(self._spec, Workspace(), self._start)
+        try:
+            session._wire = await wire.branch(self._spec, self._workspace, session._workspace)
+        except BaseException:
+            await session.close()
+            raise
+        session._steps = steps
+        return session
 
     async def list(self, path: str = ".") -> list[FileEntry]:
         """Entries of a folder, sorted by name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from nbagent_kernels.errors import KernelStartError
 from nbagent_kernels.types import CellResult, FileEntry, SessionSpec
@@ -46,8 +46,16 @@ class Session(Protocol):
         """A fresh kernel in the same working directory; files stay, variables go."""
         ...
 
-    async def branch(self) -> Session:
-        """A second session continuing from the live state. Raises NotSupported where the backend cannot."""
+    async def branch(self, method: Literal["fork", "replay"] = "fork") -> Session:
+        """A second session that continues from this one's state, with a copy of its files.
+
+        `fork` forks the live kernel between cells (backend `fork`); `replay` opens a new session and executes in it
+        all that was executed here, with the same time limits and restarts (any backend).
+
+        Raises:
+            CannotBranch: the live kernel cannot be forked, and why; this session is as it was.
+            KernelStartError: no kernel came up for the replay.
+        """
         ...
 
     async def list(self, path: str = ".") -> list[FileEntry]:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from nbagent_kernels.types import SessionSpec
+from nbagent_kernels.workspace import Workspace
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -62,6 +65,13 @@ class Wire(Protocol):
 
     def kill(self) -> None:
         """Kill the kernel and all it started; `dead` follows."""
+        ...
+
+    async def branch(self, spec: SessionSpec, source: Workspace, target: Workspace) -> Wire:
+        """Fork the live kernel, which runs no cell, out of `source` into `target`, whose folders become copies.
+
+        Raises CannotBranch: it cannot be forked, or its fork did not come up; the kernel is as it was.
+        """
         ...
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from kernel_probes import alive, text
 
-from nbagent_kernels import NotSupported, PathOutside, Session, SessionClosed, SessionSpec
+from nbagent_kernels import PathOutside, Session, SessionClosed, SessionSpec
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.parametrize("backend", ["local", "fork"])]
 
@@ -267,12 +267,6 @@ async def test_a_fork_that_returns_takes_no_requests(opened, backend):
     for i in range(10):
         assert text((await session.execute(f"print({i})", timeout=5)).outputs) == f"{i}\n"
     assert (await session.execute("pid > 0")).outputs[0]["data"]["text/plain"] == "True"
-
-
-async def test_branch_is_not_supported_yet(opened):
-    session = await opened()
-    with pytest.raises(NotSupported):
-        await session.branch()
 
 
 async def test_sessions_beside_each_other_do_not_mix(opened, backend):
