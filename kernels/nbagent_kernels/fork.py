@@ -20,7 +20,7 @@ from typing import Any
 from nbagent_kernels.branching import branch_kernel
 from nbagent_kernels.environment import base_environment, kernel_environment, rlimits
 from nbagent_kernels.errors import KernelStartError
-from nbagent_kernels.forkedwire import END_S, ForkedWire
+from nbagent_kernels.forkedwire import END_S, ForkedWire, largest_frame
 from nbagent_kernels.live import LiveSession
 from nbagent_kernels.types import SessionSpec
 from nbagent_kernels.workspace import Workspace, process_root
@@ -192,6 +192,7 @@ class _Server:
             "env": kernel_environment(spec, workspace, HASH_SEED),
             "seed": spec.seed,
             "rlimits": rlimits(spec.limits),
+            "largest": largest_frame(spec.limits),
         }
         with theirs:
             try:

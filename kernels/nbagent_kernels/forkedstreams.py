@@ -22,6 +22,7 @@ from typing import Any
 WRITE_THROUGH = 32
 """Lines of one cell that are sent at once, so that a dying kernel loses none of them; later ones are gathered."""
 GATHER_S, GATHER_CHARS = 0.02, 1 << 15
+SHORT_CHARS = 1 << 12
 WATCHER = "nbagent-descriptors"
 """Name of the one thread beside the main one."""
 
@@ -32,6 +33,7 @@ class Channel:
     def __init__(self) -> None:
         self.sock: socket.socket | None = None
         self.pid = 0
+        self.largest = 0
         self.current = ""
         self.replied = False
         self.lock = threading.RLock()
@@ -70,11 +72,21 @@ class Channel:
             return
         frame = {"type": kind, "parent": self.current if parent is None else parent, "content": content}
         body = json.dumps(frame, default=str).encode()
+        if self.largest and len(body) > self.largest:
+            body = json.dumps(shortened(frame, len(body))).encode()
         with self.whole():
             try:
                 self.sock.sendall(struct.pack("!I", len(body)) + body)
             except OSError:
                 os._exit(0)  # the host is gone
+
+
+def shortened(frame: dict[str, Any], size: int) -> dict[str, Any]:
+    """What is said in place of a frame too large for the host: an error or reply without its length, or just a size."""
+    if frame["type"] not in ("error", "execute_reply"):
+        return {**frame, "type": "oversize", "content": {"bytes": size}}
+    content = {k: v[:SHORT_CHARS] if isinstance(v, str) else v for k, v in frame["content"].items()}
+    return {**frame, "content": {**content, "traceback": []}}
 
 
 def make_stream(channel: Channel, name: str, fd: int) -> Any:

@@ -12,20 +12,26 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from nbagent_kernels.errors import CannotBranch, KernelStartError
+from nbagent_kernels.stream import PacedSocket
 from nbagent_kernels.types import Limits, SessionSpec
-from nbagent_kernels.wire import Listener, Message, cause_of, first, oom_kills, settle
+from nbagent_kernels.wire import Listener, Message, cause_of, first, message, oom_kills, settle
 from nbagent_kernels.workspace import Workspace
 
 END_S = 10.0
 """Seconds to wait for the server's word that a killed kernel is gone."""
-_READ = 1 << 18
-_PAUSE_S = 0.005
+HANG_UP_S = 5.0
+"""Seconds that a kernel may live on after it has closed its stream."""
 _log = logging.getLogger(__name__)
 
 Order = Callable[[Mapping[str, Any]], None]
 """Sends the fork server a request."""
 Brancher = Callable[["ForkedWire", SessionSpec, Workspace, Workspace], Awaitable["ForkedWire"]]
 """Forks the kernel of a wire into another session: see Wire.branch."""
+
+
+def largest_frame(limits: Limits) -> int:
+    """Bytes of the largest frame that a kernel under these limits sends; of a larger one it sends the size."""
+    return 2 * limits.output_bytes + (1 << 18)
 
 
 class ForkedWire:
@@ -42,18 +48,14 @@ class ForkedWire:
         self._branched: asyncio.Future[str] | None = None
         self._brancher = brancher
         self._order = order
-        self._sock = sock
-        self._largest = 2 * limits.output_bytes + (1 << 18)
+        self._largest = largest_frame(limits)
         self._buffer = bytearray()
-        self._skip = 0
+        self._broken = ""
         self._listener: Listener | None = None
         self._ooms = oom_kills()
-        self._outgoing = bytearray()
-        self._reading = True
+        self._stream = PacedSocket(sock, self._deliver, self._hung_up)
         self._interrupts = 0
         self._quiet: asyncio.Future[None] | None = None
-        sock.setblocking(False)
-        self._loop.add_reader(sock, self._readable)
 
     async def wait_ready(self, seconds: float) -> None:
         """Wait for the kernel's first word. Raises KernelStartError."""
@@ -72,8 +74,7 @@ class ForkedWire:
     def request(self, parent: str, content: Mapping[str, Any], kind: str = "execute_request") -> None:
         """Send a request."""
         body = json.dumps({"type": kind, "parent": parent, "content": content}).encode()
-        self._outgoing += struct.pack("!I", len(body)) + body
-        self._write()
+        self._stream.send(struct.pack("!I", len(body)) + body)
 
     def interrupt(self) -> None:
         """SIGINT to the kernel's process group, through the server."""
@@ -103,14 +104,8 @@ class ForkedWire:
         body = json.dumps({"type": "branch", "parent": "", "content": content}).encode()
         frame = struct.pack("!I", len(body)) + body
         self._branched = self._loop.create_future()
-        try:
-            sent = 0 if self._outgoing else socket.send_fds(self._sock, [frame], [fd])
-        except OSError:
-            sent = 0
-        if not sent:
+        if not self._stream.send_with(frame, [fd]):
             raise CannotBranch("the kernel does not read what it is sent")
-        self._outgoing += frame[sent:]
-        self._write()
         return self._branched
 
     async def close(self) -> None:
@@ -122,7 +117,7 @@ class ForkedWire:
         except TimeoutError:
             _log.warning("the fork server did not confirm the end of kernel %d", self.id)
         finally:
-            self._shut()
+            self._stream.close()
 
     def passed_on(self) -> None:
         """The server has sent the kernel a signal."""
@@ -130,107 +125,73 @@ class ForkedWire:
         if not self._interrupts and self._quiet is not None:
             settle(self._quiet)
 
-    def ended(self, message: Mapping[str, Any]) -> None:
+    def ended(self, word: Mapping[str, Any]) -> None:
         """The server says that this kernel is gone (and reaped)."""
         if self.dead.done():
             return
-        for _ in range(64):
-            if not self._reading or not self._take_in():
-                break
-        self._shut()
-        cause = message["why"] if message["op"] == "failed" else cause_of(message["status"], self._ooms)
+        self._stream.drain()
+        self._stream.close()
+        cause = word["why"] if word["op"] == "failed" else cause_of(word["status"], self._ooms)
+        cause = self._broken or cause
         if not self._ready.done():
             self._ready.set_result(cause)
         self.dead.set_result(cause)
 
-    def _shut(self) -> None:
-        if self._sock.fileno() >= 0:
-            self._loop.remove_reader(self._sock)
-            self._loop.remove_writer(self._sock)
-            self._sock.close()
-        self._reading = False
+    def _hung_up(self) -> None:
+        """The kernel closed its stream, as it does when it ends; one that lives on can no longer be heard."""
+        self._loop.call_later(HANG_UP_S, self.kill)
 
-    def _write(self) -> None:
-        try:
-            while self._outgoing:
-                sent = self._sock.send(self._outgoing)
-                del self._outgoing[:sent]
-        except BlockingIOError:
-            self._loop.add_writer(self._sock, self._write)
-            return
-        except OSError:
-            self._outgoing.clear()  # the kernel is gone; the server will say how
-        if self._sock.fileno() >= 0:
-            self._loop.remove_writer(self._sock)
-
-    def _readable(self) -> None:
-        self._take_in()
-
-    def _take_in(self) -> bool:
-        """Read once and deliver what is complete; False where there is nothing more."""
-        try:
-            chunk = self._sock.recv(_READ)
-        except BlockingIOError:
-            return False
-        except OSError:
-            chunk = b""
-        if not chunk:
-            self._loop.remove_reader(self._sock)
-            return False
-        slow = self._deliver(chunk)
-        if slow and not self.dead.done() and self._sock.fileno() >= 0:
-            # The kernel blocks in its write meanwhile: that is what keeps a flood out of this process.
-            self._loop.remove_reader(self._sock)
-            self._loop.call_later(_PAUSE_S, self._resume)
+    def _give_up(self, why: str) -> bool:
+        """Kill a kernel whose stream cannot be read any further."""
+        if not self._broken:
+            self._broken = why
+            self.kill()
         return True
 
-    def _resume(self) -> None:
-        if self._reading and self._sock.fileno() >= 0:
-            self._loop.add_reader(self._sock, self._readable)
-
     def _deliver(self, chunk: bytes) -> bool:
+        if self._broken:
+            return True
         slow = False
-        if self._skip:
-            cut = min(self._skip, len(chunk))
-            self._skip -= cut
-            chunk = chunk[cut:]
-            slow |= self._give(Message("dropped", "", {}, cut))
         self._buffer += chunk
         at = 0
-        while len(self._buffer) - at >= 4:
-            (size,) = struct.unpack_from("!I", self._buffer, at)
-            if size > self._largest:
-                have = min(size, len(self._buffer) - at - 4)
-                self._skip = size - have
-                at += 4 + have
-                slow |= self._give(Message("dropped", "", {}, have))
-            elif len(self._buffer) - at - 4 >= size:
-                slow |= self._frame(self._buffer[at + 4 : at + 4 + size])
+        try:
+            while len(self._buffer) - at >= 4:
+                (size,) = struct.unpack_from("!I", self._buffer, at)
+                if size > self._largest:
+                    # The kernel's own code sends no such frame, so where the next one begins is anybody's guess.
+                    return self._give_up(f"the code in the kernel broke its message stream (a frame of {size} bytes)")
+                if len(self._buffer) - at - 4 < size:
+                    break
+                body = bytes(self._buffer[at + 4 : at + 4 + size])
                 at += 4 + size
-            else:
-                break
-        del self._buffer[:at]
+                slow |= self._frame(body)
+        finally:
+            del self._buffer[:at]
         return slow
 
-    def _frame(self, body: bytearray) -> bool:
+    def _frame(self, body: bytes) -> bool:
+        if self._listener is None and self._ready.done() and self._branched is None:
+            return True
         try:
             frame = json.loads(body)
-            message = Message(str(frame["type"]), str(frame["parent"]), dict(frame["content"]), len(body))
+            given = message(frame["type"], frame["parent"], frame["content"], len(body))
         except (ValueError, KeyError, TypeError, RecursionError):
-            return False
-        if message.kind in ("ready", "failed"):
+            return True
+        if given is None:
+            return True
+        if given.kind in ("ready", "failed"):
             if not self._ready.done():
-                self._ready.set_result(str(message.content.get("why", "")))
+                self._ready.set_result(str(given.content.get("why", "")))
             return False
-        if message.kind == "born":
-            if not self.born.done() and isinstance(pid := message.content.get("pid"), int):
+        if given.kind == "born":
+            if not self.born.done() and type(pid := given.content.get("pid")) is int:
                 self.born.set_result(pid)
             return False
-        if message.kind == "branch_reply":
+        if given.kind == "branch_reply":
             if self._branched is not None and not self._branched.done():
-                self._branched.set_result(str(message.content.get("why", "")))
+                self._branched.set_result(str(given.content.get("why", "")))
             return False
-        return self._give(message)
-
-    def _give(self, message: Message) -> bool:
-        return self._listener(message) if self._listener is not None else False
+        if given.kind == "oversize":
+            size = given.content.get("bytes")
+            given = Message("dropped", "", {}, size if type(size) is int and 0 <= size < 1 << 48 else len(body))
+        return self._listener(given) if self._listener is not None else True

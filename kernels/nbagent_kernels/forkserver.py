@@ -5,7 +5,7 @@ Standard library and ipykernel only, run by the kernel's own interpreter, with t
     forkserver.py CONTROL_FD ROOT MODULE,MODULE,…
 
 The control socket (SOCK_SEQPACKET, one JSON object per packet) takes
-    {"op": "fork", "id", "tag", "cwd", "env", "seed", "rlimits"}   with the kernel's end of a stream pair attached
+    {"op": "fork", "id", "tag", "cwd", "env", "seed", "rlimits", "largest"}   with the kernel's end of a stream pair
     {"op": "signal", "id", "signal"}                               to the kernel's process group
     {"op": "drop", "id"}                                           kills the kernel's group
     {"op": "adopt", "id", "tag", "pid", "of"}                      takes on the branch that kernel `of` has forked

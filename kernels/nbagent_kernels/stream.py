@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 PAUSE_S = 0.002
 """Least pause of a reader that asked to slow down; a chunk that took long to take in is followed by a longer one."""
@@ -45,6 +45,17 @@ class PacedSocket:
         if self._sock.fileno() >= 0:
             self._outgoing += data
             self._write()
+
+    def send_with(self, data: bytes, fds: Sequence[int]) -> bool:
+        """Send with descriptors attached; False where the other side has not taken what was sent before."""
+        if self._outgoing or self._sock.fileno() < 0:
+            return False
+        try:
+            sent = socket.send_fds(self._sock, [data], fds)
+        except OSError:
+            return False
+        self.send(data[sent:])
+        return True
 
     def drain(self) -> None:
         """Take in what the other side sent before it closed, for a bounded time."""
