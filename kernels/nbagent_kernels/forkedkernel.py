@@ -190,7 +190,7 @@ def become_kernel(kernel: Any, channel: Channel, sock: socket.socket, request: d
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(request["seed"] % (1 << 32))
 
-    channel.sock, channel.pid = sock, os.getpid()
+    channel.sock, channel.pid, channel.largest = sock, os.getpid(), request["largest"]
     channel.streams = sys.stdout, sys.stderr = make_stream(channel, "stdout", 1), make_stream(channel, "stderr", 2)
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]
     watch_descriptors(channel.streams)
