@@ -17,6 +17,13 @@ REPLY_S = 0.3
 MOST_CELLS = 1 << 31
 """An execution counter at or above this is none that a kernel counted to."""
 
+NO_INPUT = {
+    "ename": "StdinNotImplementedError",
+    "evalue": "there is nobody to give input: a cell of this session cannot ask for any",
+    "traceback": [],
+}
+"""The error of a cell that asks for input, as ipykernel names it."""
+
 
 class Cell:
     """One execution while it runs.
@@ -34,6 +41,8 @@ class Cell:
         self._reply: Message | None = None
         self._idle = False
         self._reply_may_be_lost = False
+        self._interrupted = ""
+        self._wire: Wire | None = None
         self._replied: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self, wire: Wire, code: str, timeout: float | None, lost: str) -> CellResult:
@@ -42,6 +51,7 @@ class Cell:
         A cancelled caller interrupts the cell; its messages are then still taken, so that `done` tells its end.
         """
         start = time.perf_counter()
+        self._wire = wire
         status: Status = "ok"
         cause = lost
         killed = False
@@ -60,7 +70,7 @@ class Cell:
             )
             if not await first(self._replied, wire.dead, timeout=timeout):
                 status, cause = "timeout", f"ran past {timeout:g} s, interrupted"
-                self.interrupt(wire)
+                self.interrupt()
                 if not await first(self._replied, wire.dead, timeout=self._limits.grace_s):
                     cause = f"ran past {timeout:g} s, ignored the interrupt for {self._limits.grace_s:g} s, killed"
                     killed = True
@@ -69,7 +79,7 @@ class Cell:
             await first(self.done, wire.dead, timeout=DRAIN_S)
         except asyncio.CancelledError:
             if not self.done.done():
-                self.interrupt(wire)
+                self.interrupt()
             raise
         wire.listen(None)
         died = wire.dead.result() if self._reply is None and wire.dead.done() else ""
@@ -80,7 +90,7 @@ class Cell:
         elif status == "ok" and self._reply is None:
             status, cause = "error", cause or "the kernel's reply was lost"
         elif status == "ok" and self._reply is not None and self._reply.content.get("status") != "ok":
-            status = "error"
+            status, cause = "error", cause or self._why_not_ok(self._reply)
         return CellResult(
             outputs=self._fold.finish(),
             status=status,
@@ -91,10 +101,12 @@ class Cell:
             cause=cause,
         )
 
-    def interrupt(self, wire: Wire) -> None:
+    def interrupt(self, cause: str = "interrupted") -> None:
         """Interrupt it. ipykernel sends no reply where that falls into its own code around the cell."""
+        self._interrupted = self._interrupted or cause
         self._lost_reply()
-        wire.interrupt()
+        if self._wire is not None:
+            self._wire.interrupt()
 
     def take(self, message: Message) -> bool:
         """The wire's listener."""
@@ -112,11 +124,20 @@ class Cell:
             self._idle = self._idle or message.content.get("execution_state") == "idle"
             if self._idle and self._reply_may_be_lost:
                 self._lost_reply()
+        elif message.kind == "input_request":
+            # ipykernel refuses by itself, others wait for an answer.
+            self._fold.feed("error", NO_INPUT, 0)
+            self.interrupt("it asked for input")
         else:
             self._fold.feed(message.kind, message.content, message.size)
         if self._reply is not None and self._idle:
             settle(self.done)
         return self._fold.full
+
+    def _why_not_ok(self, reply: Message) -> str:
+        if reply.content.get("status") == "aborted":
+            return "the kernel did not run it"
+        return self._interrupted
 
     def _lost_reply(self) -> None:
         """From now on the idle status ends the cell too, since its reply may never come."""

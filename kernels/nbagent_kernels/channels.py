@@ -20,11 +20,13 @@ from nbagent_kernels.zmtp import ZmtpSocket
 
 PORTS: Mapping[str, int] = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "hb_port": 4, "control_port": 5}
 """What ends the names of the sockets' files, in place of ports."""
-_KINDS: Mapping[str, str] = {"shell": "DEALER", "iopub": "SUB", "control": "DEALER"}
+_KINDS: Mapping[str, str] = {"shell": "DEALER", "iopub": "SUB", "control": "DEALER", "stdin": "DEALER"}
+# A kernel asks for input under the identity that the request came from.
+_IDENTITY = b"nbagent"
 
 
 class Channels:
-    """Shell, control and iopub.
+    """Shell, iopub, control and stdin.
 
     Args:
         place: path that the names of the sockets' files begin with.
@@ -40,15 +42,16 @@ class Channels:
         self._ended = ended
         self._sockets: dict[str, ZmtpSocket] = {}
         self.listener: Listener | None = None
-        """Takes every message of shell and iopub; None drops them unread."""
+        """Takes every message but control's; None drops them unread."""
 
     def connect(self) -> bool:
         """Connect; False where the kernel has not bound all its sockets yet."""
         for name, kind in _KINDS.items():
             if name not in self._sockets:
+                take = self._take_of(name)
                 path = f"{self._place}-{PORTS[f'{name}_port']}"
                 try:
-                    self._sockets[name] = ZmtpSocket(path, kind, self._largest, self._take_of(name), self._ended)
+                    self._sockets[name] = ZmtpSocket(path, kind, _IDENTITY, self._largest, take, self._ended)
                 except OSError:
                     return False
         return True

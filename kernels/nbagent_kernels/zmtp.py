@@ -27,11 +27,21 @@ Take = Callable[[Sequence[bytes], int], bool]
 class ZmtpSocket:
     """A DEALER or SUB socket with one peer. A SUB socket takes everything.
 
+    Args:
+        path: of the peer's socket.
+        kind: "DEALER" or "SUB".
+        identity: names a DEALER to a ROUTER, so that the ROUTER's sockets can speak of the same peer.
+        largest: bytes of the largest message that is taken.
+        take: takes the messages.
+        ended: called when the peer has closed.
+
     Raises:
         OSError: nobody listens at `path`.
     """
 
-    def __init__(self, path: str, kind: str, largest: int, take: Take, ended: Callable[[], None]) -> None:
+    def __init__(
+        self, path: str, kind: str, identity: bytes, largest: int, take: Take, ended: Callable[[], None]
+    ) -> None:
         self._largest = largest
         self._take = take
         self._buffer = bytearray()
@@ -52,7 +62,7 @@ class ZmtpSocket:
             sock.close()
             raise
         self._stream = PacedSocket(sock, self._feed, ended)
-        ready = b"\x05READY" + _property("Socket-Type", kind.encode()) + _property("Identity", b"")
+        ready = b"\x05READY" + _property("Socket-Type", kind.encode()) + _property("Identity", identity)
         self._stream.send(_GREETING + _frame(ready, _COMMAND))
         if kind == "SUB":
             self._send(_frame(b"\x01", 0))
