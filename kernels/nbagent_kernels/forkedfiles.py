@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-KEPT = ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOFOLLOW)
+KEPT = ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOFOLLOW | os.O_TMPFILE)
 KCMP = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine, -1)
 KCMP_FILE = 0
 MAP_SHARED, MAP_FIXED, MAP_ANONYMOUS = 1, 0x10, 0x20

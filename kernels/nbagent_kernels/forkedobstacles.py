@@ -44,11 +44,11 @@ def obstacle(folder: str) -> str:
 
 def running_threads(maps: list[Mapping]) -> str:
     """Threads that Python knows, then those that it does not."""
-    if (tqdm := sys.modules.get("tqdm.std")) is not None and tqdm.tqdm.monitor is not None:
-        tqdm.tqdm.monitor.exit()  # tqdm makes it anew when it needs it
-        tqdm.tqdm.monitor = None
     known = {os.getpid()}
     for thread in threading.enumerate():
+        if type(thread).__module__ == "tqdm._monitor":
+            thread.exit()  # type: ignore[attr-defined]  # tqdm makes it anew when it needs it
+            continue
         known.add(thread.native_id)
         if thread is not threading.main_thread() and thread.name != WATCHER:
             return f"the thread {thread.name!r} is running"

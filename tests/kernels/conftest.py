@@ -30,6 +30,20 @@ async def opened(backend: str) -> AsyncIterator[Opener]:
         await session.close()
 
 
+@pytest_asyncio.fixture(loop_scope="module")
+async def branched() -> AsyncIterator[Opener]:
+    """Branches sessions."""
+    sessions: list[Session] = []
+
+    async def branch(session: Session, **how: Any) -> Session:
+        sessions.append(await session.branch(**how))
+        return sessions[-1]
+
+    yield branch
+    for session in sessions:
+        await session.close()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _servers_end_with_the_module() -> Any:
     yield
