@@ -92,7 +92,7 @@ class LiveSession:
         self._check_open()
         if self._wire is not None and self._cell is not None:
             self._interrupted = True
-            self._cell.interrupt(self._wire)
+            self._cell.interrupt()
 
     async def restart(self) -> None:
         """A fresh kernel in the same working directory; a cell that runs now ends as dead."""
