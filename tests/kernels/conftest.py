@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from languages import language_of
 
 from nbagent_kernels import Limits, Session, SessionSpec, open_session
 from nbagent_kernels.fork import end_servers
@@ -21,8 +22,9 @@ async def opened(backend: str) -> AsyncIterator[Opener]:
     sessions: list[Session] = []
 
     async def open_one(spec: SessionSpec | None = None, **limits: Any) -> Session:
-        spec = spec or SessionSpec(preload=PRELOAD, limits=Limits(**{"grace_s": 1.0, **limits}))
-        sessions.append(await open_session(spec, backend))
+        fitting = Limits(**{"grace_s": 1.0, **limits})
+        spec = spec or SessionSpec(language=language_of(backend), preload=PRELOAD, limits=fitting)
+        sessions.append(await open_session(spec, backend.partition("-")[0]))
         return sessions[-1]
 
     yield open_one

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from kernel_probes import alive, text
+from languages import PYTHON
 
 from nbagent_kernels import PathOutside, Session, SessionClosed, SessionSpec
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.parametrize("backend", ["local", "fork"])]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.parametrize("backend", PYTHON)]
 
 
 async def test_state_lives_across_cells(opened):
@@ -135,13 +136,6 @@ async def test_exit_ends_the_kernel_and_the_next_cell_says_so(opened):
     assert "exit code 0" in result.cause
     assert result.outputs[0]["data"]["text/plain"] == "False"
     assert (await session.execute("1")).state_kept
-
-
-async def test_input_is_refused(opened):
-    session = await opened()
-    result = await session.execute("input('name?')", timeout=5)
-    assert result.status == "error"
-    assert result.outputs[-1]["ename"] == "StdinNotImplementedError"
 
 
 async def test_limits_are_the_kernels(opened):
