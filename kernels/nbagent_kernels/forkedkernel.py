@@ -50,7 +50,9 @@ def make_kernel(channel: Channel) -> Any:
             if kind == "execute_reply":
                 channel.replied = True
                 content = {k: content[k] for k in ("status", "execution_count", "ename", "evalue") if k in content}
-            if kind != "execute_input" and not (kind == "status" and content["execution_state"] != "idle"):
+            elif kind == "execute_input":
+                content = {"execution_count": content["execution_count"]}  # the host has the code
+            if not (kind == "status" and content["execution_state"] != "idle"):
                 channel.send(kind, content, (header or {}).get("msg_id", channel.current))
             return {"content": content}
 
