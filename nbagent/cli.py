@@ -10,6 +10,7 @@ import typer
 
 from nbagent import __version__
 from nbagent.cli_group import Commands
+from nbagent.cli_kernelspec import kernelspec
 from nbagent.cli_notebooks import execute, replay
 from nbagent.cli_runs import report, validate
 from nbagent.cli_score import compare, score
@@ -33,6 +34,7 @@ app.command("replay")(replay)
 app.command("exec")(execute)
 app.command("report")(report)
 app.command("validate")(validate)
+app.add_typer(kernelspec, name="kernelspec")
 
 
 def _print_version(wanted: bool) -> None:
