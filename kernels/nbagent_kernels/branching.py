@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from nbagent_kernels.confinement import plan
 from nbagent_kernels.environment import TAG
 from nbagent_kernels.errors import CannotBranch, KernelStartError
 from nbagent_kernels.forkedwire import ForkedWire
@@ -27,7 +29,7 @@ class Server(Protocol):
         """Send the server a request."""
         ...
 
-    def wire(self, sock: socket.socket, spec: SessionSpec) -> ForkedWire:
+    def wire(self, sock: socket.socket, spec: SessionSpec, workspace: Workspace) -> ForkedWire:
         """A registered wire for a kernel to come."""
         ...
 
@@ -41,7 +43,7 @@ async def branch_kernel(
         CannotBranch: the kernel says why not, or the branch did not come up; the kernel is as it was.
     """
     ours, theirs = socket.socketpair()
-    child = server.wire(ours, spec)
+    child = server.wire(ours, spec, target)
     said: list[str] = []
 
     def listener(message: Message) -> bool:
@@ -54,15 +56,15 @@ async def branch_kernel(
         "target": str(target.folder),
         "cwd": str(target.work),
         "env": {TAG: str(target.number)},
+        "confine": plan(spec, target, spec.interpreter or sys.executable, branch=True),
     }
     try:
         with theirs:
             answered = parent.ask_branch(request, theirs.fileno())
         pid = await _pid(parent, child, answered)
         await asyncio.to_thread(copy_session, source, target)
-        server.order(
-            {"op": "adopt", "id": child.id, "tag": str(target.number), "pid": pid, "of": parent.id},
-        )
+        adoption = {"op": "adopt", "id": child.id, "tag": str(target.number), "pid": pid, "of": parent.id}
+        server.order({**adoption, "groups": target.groups})
         await child.wait_ready(ANSWER_S)
         await _first(answered, parent.dead)
     except BaseException as error:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from nbagent_kernels.types import Limits, SessionSpec
-from nbagent_kernels.workspace import Workspace, process_root
+from nbagent_kernels.workspace import Workspace
 
 ALLOWED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH")
 """Variables taken over from the host."""
@@ -16,6 +16,9 @@ FIXED: Mapping[str, str] = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "LOKY_MAX_CPU_COUNT": "1",
     "NUMBA_NUM_THREADS": "1",
     "NUMBA_THREADING_LAYER": "workqueue",
     # pyarrow's allocator would start a thread, and a process with threads cannot be forked safely.
@@ -36,6 +39,7 @@ def kernel_environment(spec: SessionSpec, workspace: Workspace, hash_seed: int) 
         "HOME": str(workspace.home),
         "TMPDIR": str(workspace.tmp),
         "IPYTHONDIR": str(workspace.home / ".ipython"),
+        "MPLCONFIGDIR": str(workspace.home / ".matplotlib"),
         "PYTHONHASHSEED": str(hash_seed % (1 << 32)),
         TAG: str(workspace.number),
         **spec.env,
@@ -43,10 +47,10 @@ def kernel_environment(spec: SessionSpec, workspace: Workspace, hash_seed: int) 
 
 
 def base_environment() -> dict[str, str]:
-    """What every process started here gets. Matplotlib's font list is shared by this process's kernels."""
+    """What every process started here gets."""
     environment = {name: os.environ[name] for name in ALLOWED if name in os.environ}
     environment.setdefault("LANG", "C.UTF-8")
-    return {**environment, **FIXED, "MPLCONFIGDIR": str(process_root() / "matplotlib")}
+    return {**environment, **FIXED}
 
 
 def rlimits(limits: Limits) -> dict[str, int]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nbagent_kernels.branching import branch_kernel
+from nbagent_kernels.confinement import plan
 from nbagent_kernels.environment import base_environment, kernel_environment, rlimits
 from nbagent_kernels.errors import KernelStartError
 from nbagent_kernels.forkedwire import END_S, ForkedWire, largest_frame
@@ -183,7 +184,7 @@ class _Server:
     async def fork(self, spec: SessionSpec, workspace: Workspace) -> ForkedWire:
         """A new kernel. Raises KernelStartError."""
         ours, theirs = socket.socketpair()
-        wire = self.wire(ours, spec)
+        wire = self.wire(ours, spec, workspace)
         request = {
             "op": "fork",
             "id": wire.id,
@@ -192,6 +193,8 @@ class _Server:
             "env": kernel_environment(spec, workspace, HASH_SEED),
             "seed": spec.seed,
             "rlimits": rlimits(spec.limits),
+            "confine": plan(spec, workspace, spec.interpreter or sys.executable),
+            "groups": workspace.groups,
             "largest": largest_frame(spec.limits),
         }
         with theirs:
@@ -203,9 +206,9 @@ class _Server:
                 raise
         return wire
 
-    def wire(self, sock: socket.socket, spec: SessionSpec) -> ForkedWire:
+    def wire(self, sock: socket.socket, spec: SessionSpec, workspace: Workspace) -> ForkedWire:
         """A wire that hears from the server of its kernel's end."""
-        wire = ForkedWire(next(_ids), sock, spec.limits, self.order, functools.partial(branch_kernel, self))
+        wire = ForkedWire(next(_ids), sock, spec, workspace, self.order, functools.partial(branch_kernel, self))
         self._wires[wire.id] = wire
         wire.dead.add_done_callback(lambda _: self._wires.pop(wire.id, None))
         return wire

@@ -18,6 +18,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+from .confine import confine
 from .forkedservice import Service
 from .forkedstreams import Channel, make_stream, watch_descriptors
 
@@ -192,6 +193,7 @@ def become_kernel(kernel: Any, channel: Channel, sock: socket.socket, request: d
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(request["seed"] % (1 << 32))
 
+    confine(request["confine"])  # this thread and those to come
     channel.sock, channel.pid, channel.largest = sock, os.getpid(), request["largest"]
     channel.streams = sys.stdout, sys.stderr = make_stream(channel, "stdout", 1), make_stream(channel, "stderr", 2)
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]

@@ -14,7 +14,7 @@ from typing import Any
 from nbagent_kernels.errors import CannotBranch, KernelStartError
 from nbagent_kernels.stream import PacedSocket
 from nbagent_kernels.types import Limits, SessionSpec
-from nbagent_kernels.wire import Listener, Message, cause_of, first, message, oom_kills, settle
+from nbagent_kernels.wire import Listener, Message, cause_of, first, message, settle
 from nbagent_kernels.workspace import Workspace
 
 END_S = 10.0
@@ -37,7 +37,15 @@ def largest_frame(limits: Limits) -> int:
 class ForkedWire:
     """A Wire: see there."""
 
-    def __init__(self, number: int, sock: socket.socket, limits: Limits, order: Order, brancher: Brancher) -> None:
+    def __init__(
+        self,
+        number: int,
+        sock: socket.socket,
+        spec: SessionSpec,
+        workspace: Workspace,
+        order: Order,
+        brancher: Brancher,
+    ) -> None:
         self.id = number
         """The server's id of this kernel."""
         self.dead: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -48,11 +56,12 @@ class ForkedWire:
         self._branched: asyncio.Future[str] | None = None
         self._brancher = brancher
         self._order = order
-        self._largest = largest_frame(limits)
+        self._largest = largest_frame(spec.limits)
         self._buffer = bytearray()
         self._broken = ""
         self._listener: Listener | None = None
-        self._ooms = oom_kills()
+        self._workspace = workspace
+        self._ooms = workspace.oom_kills()
         self._stream = PacedSocket(sock, self._deliver, self._hung_up)
         self._interrupts = 0
         self._quiet: asyncio.Future[None] | None = None
@@ -131,7 +140,11 @@ class ForkedWire:
             return
         self._stream.drain()
         self._stream.close()
-        cause = word["why"] if word["op"] == "failed" else cause_of(word["status"], self._ooms)
+        cause = (
+            word["why"]
+            if word["op"] == "failed"
+            else cause_of(word["status"], self._workspace.oom_kills() > self._ooms)
+        )
         cause = self._broken or cause
         if not self._ready.done():
             self._ready.set_result(cause)

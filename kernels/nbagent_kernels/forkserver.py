@@ -131,6 +131,7 @@ class Server:
             return
         if pid:
             self.kernels[pid] = request["id"], request["tag"]
+            join_groups(pid, request["groups"])
             sock.close()
             return
         try:
@@ -155,6 +156,7 @@ class Server:
             self.tell({"op": "failed", "id": request["id"], "why": "the branch is not the kernel's"})
             return
         self.kernels[request["pid"]] = request["id"], request["tag"]
+        join_groups(request["pid"], request["groups"])
         with contextlib.suppress(OSError):
             os.kill(between, signal.SIGKILL)
         if not Path(f"/proc/{request['pid']}").exists():
@@ -231,6 +233,13 @@ def kill_group(pid: int, number: int) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             os.kill(pid, number)
+
+
+def join_groups(pid: int, folders: list[str]) -> None:
+    """Move a process into control groups. One that has ended is let go."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            Path(folder, "cgroup.procs").write_text(str(pid))
 
 
 def parent_of(pid: int) -> int:

@@ -1,7 +1,7 @@
 """Ends local kernels when the host process ends in a way that lets it clean up nothing, `kill -9` included.
 
 The guard is a small process that holds one end of a pipe. When the pipe closes it kills the kernels that are still
-on its list, with all they started, and removes the host's folder.
+on its list, with all they started, and removes the host's folder and control groups.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from nbagent_kernels.environment import TAG
 from nbagent_kernels.workspace import process_root
 
 _PROGRAM = r"""
-import os, select, shutil, signal, sys
+import os, select, shutil, signal, sys, time
 root, tag, parent = sys.argv[1], sys.argv[2], int(sys.argv[3])
-kernels, buffer = {}, b""
+kernels, groups, buffer = {}, [], b""
 while os.getppid() == parent:
     if not select.select([0], [], [], 1.0)[0]:
         continue
@@ -30,9 +30,11 @@ while os.getppid() == parent:
         break
     *lines, buffer = (buffer + chunk).split(b"\n")
     for line in lines:
-        sign, pid, name = line.decode().split()
+        sign, pid, name = line.decode().split(" ", 2)
         if sign == "+":
             kernels[int(pid)] = name
+        elif sign == "g":
+            groups.append(name)
         else:
             kernels.pop(int(pid), None)
 for pid in kernels:
@@ -50,6 +52,18 @@ for entry in os.listdir("/proc") if wanted else ():
         except OSError:
             pass
 if not os.path.exists(f"/proc/{parent}") or os.getppid() != parent:
+    end = time.monotonic() + 10
+    while groups and time.monotonic() < end:
+        for folder, _, _ in [entry for group in groups for entry in os.walk(group, topdown=False)]:
+            try:
+                with open(folder + "/cgroup.procs") as members:
+                    for pid in members:
+                        os.kill(int(pid), signal.SIGKILL)
+                os.rmdir(folder)
+            except OSError:
+                pass
+        groups = [group for group in groups if os.path.exists(group)]
+        time.sleep(0.02)
     shutil.rmtree(root, ignore_errors=True)
 """
 
@@ -88,6 +102,10 @@ class Guard:
         """The process is gone."""
         self._tell(f"- {pid} -\n")
 
+    def watch_group(self, folder: Path) -> None:
+        """Kill what is in this control group and those below it, and remove them, when the host was killed."""
+        self._tell(f"g - {folder}\n")
+
     def end(self) -> None:
         """Close the pipe; the guard ends."""
         if self._process.stdin is not None and not self._process.stdin.closed:
@@ -105,11 +123,11 @@ class Guard:
 def end_tagged(name: str, value: str) -> None:
     """Kill this user's processes that carry a variable, whatever process group they moved to."""
     wanted = f"{name}={value}".encode()
-    root = f"MPLCONFIGDIR={process_root() / 'matplotlib'}".encode()
+    home = f"HOME={process_root()}/".encode()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with contextlib.suppress(OSError):
                 variables = (entry / "environ").read_bytes().split(b"\0")
                 # Session numbers are unique in one host process; its folder tells it from the others.
-                if wanted in variables and root in variables:
+                if wanted in variables and any(variable.startswith(home) for variable in variables):
                     os.kill(int(entry.name), signal.SIGKILL)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from nbagent_kernels.cell import Cell
+from nbagent_kernels.confinement import bound, prepare
 from nbagent_kernels.errors import CannotBranch, SessionClosed
+from nbagent_kernels.exhaustion import LimitWatch
 from nbagent_kernels.replay import Step, replay
 from nbagent_kernels.types import CellResult, FileEntry, SessionSpec
 from nbagent_kernels.wire import Wire, first
@@ -53,7 +56,7 @@ class LiveSession:
     async def open(self) -> LiveSession:
         """Fill the working directory and start the first kernel; leaves nothing behind where that fails."""
         try:
-            await self._workspace.fill(self._spec.capsule)
+            await prepare(self._spec, self._workspace)
             self._wire = await self._start(self._spec, self._workspace)
         except BaseException:
             await self.close()
@@ -73,8 +76,10 @@ class LiveSession:
             cell = self._cell = Cell(self._spec.limits)
             self._interrupted = False
             start = time.perf_counter()
+            watch = LimitWatch(self._spec.limits, self._workspace.group)
             try:
                 result = await cell.run(self._wire, code, timeout, lost)
+                result = replace(result, limit=watch.hit(result))
             except asyncio.CancelledError:
                 self._unsettled = cell
                 self._steps.append(Step(code, time.perf_counter() - start, "timeout"))
@@ -128,8 +133,9 @@ class LiveSession:
         if wire.dead.done():
             raise CannotBranch(f"the kernel has ended since the last cell: {wire.dead.result()}")
         await wire.calm()
-        session = LiveSession(self._spec, Workspace(), self._start)
+        session = LiveSession(self._spec, Workspace(within=self._workspace), self._start)
         try:
+            await bound(self._spec, session._workspace)
             session._wire = await wire.branch(self._spec, self._workspace, session._workspace)
         except BaseException:
             await session.close()

@@ -7,8 +7,8 @@ import contextlib
 import itertools
 import json
 import os
-import resource
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +17,15 @@ from typing import Any
 
 from jupyter_client.kernelspec import KernelSpecManager
 
+from nbagent_kernels.cgroups import attach
 from nbagent_kernels.channels import PORTS, Channels
-from nbagent_kernels.environment import TAG, kernel_environment, rlimits
+from nbagent_kernels.confinement import confined_command, plan
+from nbagent_kernels.environment import TAG, kernel_environment
 from nbagent_kernels.errors import CannotBranch, KernelStartError
 from nbagent_kernels.guard import Guard, end_tagged
 from nbagent_kernels.live import LiveSession
 from nbagent_kernels.types import SessionSpec
-from nbagent_kernels.wire import Listener, Message, Wire, cause_of, first, oom_kills, settle
+from nbagent_kernels.wire import Listener, Message, Wire, cause_of, first, settle
 from nbagent_kernels.workspace import Workspace
 
 MESSAGE_BYTES = 4 << 20
@@ -102,6 +104,8 @@ class _LocalWire:
 
     def __init__(self, spec: SessionSpec, workspace: Workspace) -> None:
         argv, extra, self._language, self._interrupt_mode = command(spec)
+        if shutil.which(argv[0], path={**extra, **spec.env}.get("PATH")) is None:
+            raise KernelStartError(f"kernel {argv[0]} did not start: there is no such program")
         self._loop = asyncio.get_running_loop()
         self.dead: asyncio.Future[str] = self._loop.create_future()
         self._seed = spec.seed
@@ -125,14 +129,16 @@ class _LocalWire:
         )
         largest = max(MESSAGE_BYTES, 2 * spec.limits.output_bytes + (1 << 18))
         self._channels = Channels(self._folder / "s", key, largest, self._hung_up)
-        self._ooms = oom_kills()
+        self._workspace = workspace
+        self._ooms = workspace.oom_kills()
         self._last_words = ""
         # Kept open: what lies under its name later is the kernel's choice.
         self._log = (self._folder / "kernel.log").open("w+b")
         environment = {**kernel_environment(spec, workspace, spec.seed), **extra, **spec.env}
+        wanted = plan(spec, workspace, argv[0], sockets=self._folder)
         try:
             self._process = subprocess.Popen(
-                [part.replace("{connection_file}", str(connection)) for part in argv],
+                confined_command([part.replace("{connection_file}", str(connection)) for part in argv], wanted),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
@@ -144,11 +150,9 @@ class _LocalWire:
             self._log.close()
             raise KernelStartError(f"kernel {argv[0]} did not start: {error}") from error
         self._pid = self._process.pid
+        attach(workspace.groups, self._pid)
         self._guard = Guard.of_this_process()
         self._guard.watch(self._pid, self._tag)
-        for name, value in rlimits(spec.limits).items():
-            with contextlib.suppress(OSError, ValueError):
-                resource.prlimit(self._pid, getattr(resource, name), (value, value))
         self._pidfd = os.pidfd_open(self._pid)
         self._loop.add_reader(self._pidfd, self._ended)
 
@@ -253,4 +257,4 @@ class _LocalWire:
         self._last_words = os.pread(self._log.fileno(), 2000, max(size - 2000, 0)).decode("utf-8", "replace").strip()
         self._log.close()
         status = -returncode if returncode < 0 else returncode << 8
-        self.dead.set_result(cause_of(status, self._ooms))
+        self.dead.set_result(cause_of(status, self._workspace.oom_kills() > self._ooms))

@@ -8,7 +8,6 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from nbagent_kernels.types import SessionSpec
@@ -79,34 +78,16 @@ class Wire(Protocol):
         ...
 
 
-def cause_of(status: int, ooms_before: int) -> str:
-    """The cause of a death, from a wait status and the number of out-of-memory kills seen before it."""
+def cause_of(status: int, starved: bool) -> str:
+    """The cause of a death, from a wait status and whether something was killed for want of memory meanwhile."""
     if not os.WIFSIGNALED(status):
         return f"exit code {os.waitstatus_to_exitcode(status)}"
     number = os.WTERMSIG(status)
-    if number == signal.SIGKILL and oom_kills() > ooms_before:
+    if number == signal.SIGKILL and starved:
         return "out of memory"
     with contextlib.suppress(ValueError):
         return f"signal {signal.Signals(number).name}"
     return f"signal {number}"
-
-
-def oom_kills() -> int:
-    """Out-of-memory kills in this process's memory cgroup so far; 0 where it cannot be read."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                file = Path("/sys/fs/cgroup") / path.lstrip("/") / "memory.events"
-            elif "memory" in controllers.split(","):
-                file = Path("/sys/fs/cgroup/memory") / path.lstrip("/") / "memory.oom_control"
-            else:
-                continue
-            for row in file.read_text().splitlines() if file.exists() else ():
-                name, count = row.split()
-                if name == "oom_kill":
-                    return int(count)
-    return 0
 
 
 def settle(future: asyncio.Future[None]) -> None:

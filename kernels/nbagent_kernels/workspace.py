@@ -15,13 +15,17 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from nbagent_kernels.cgroups import Group, is_over, oom_kills, started
 from nbagent_kernels.errors import KernelStartError
 from nbagent_kernels.files import Files
+from nbagent_kernels.removal import FOLDER, remove_at, remove_tree
 
+WORK, HOME, TMP, BRANCHES = "work", "home", "tmp", "b"
+"""Names of a session's folders; the last one holds those of its branches and is short, as paths of sockets must be."""
+SHARED_BYTES = 8 << 20
+"""Capsule files of this size and more are linked where the kernel cannot write to them."""
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
 _root: tuple[int, Path] | None = None
@@ -29,33 +33,97 @@ _numbers = itertools.count(1)
 
 
 class Workspace:
-    """One session's folders: `work` (the working directory), `home` and `tmp`."""
+    """One session's folders and its control group.
 
-    def __init__(self) -> None:
+    Args:
+        within: the session that this one branches off from. Its kernel may touch this one's folders too, which lie in
+            its own: rights that a kernel has given up do not come back in its fork.
+    """
+
+    def __init__(self, within: Workspace | None = None) -> None:
         self.number = next(_numbers)
         """Unique in this process."""
-        self.folder = process_root() / f"s{self.number}"
+        self._name = f"s{self.number}"
+        self._within = within
+        self._users = 1
+        self.folder: Path = (within.folder / BRANCHES if within else process_root()) / self._name
         """Holds the rest, and a backend's sockets."""
-        self.work = self.folder / "work"
-        self.home = self.folder / "home"
-        self.tmp = self.folder / "tmp"
-        for folder in (self.folder, self.work, self.home, self.tmp):
-            folder.mkdir(mode=0o700)
-        self.files = Files(self.work)
+        outer = self._outer()
+        try:
+            os.mkdir(self._name, 0o700, dir_fd=outer)
+            self.fd = os.open(self._name, FOLDER, dir_fd=outer)
+            """The folder, opened: a branch's path leads through folders that other kernels write to."""
+        finally:
+            os.close(outer)
+        for name in (WORK, HOME, TMP, BRANCHES):
+            os.mkdir(name, 0o700, dir_fd=self.fd)
+        self.work, self.home, self.tmp = self.folder / WORK, self.folder / HOME, self.folder / TMP
+        self.writable = (self.work, self.home, self.tmp, self.folder / BRANCHES)
+        """What the kernel may write to."""
+        self.shared: tuple[Path, ...] = within.shared if within else ()
+        """Capsule files that stand in the working directory as links."""
+        self.files = Files(self.work, os.open(WORK, FOLDER, dir_fd=self.fd), self.shared)
         """The file verbs."""
+        self.group: Group | None = None
+        """Bounds and counts what the session uses; None where the system grants no control group."""
+        if within:
+            with _lock:
+                within._users += 1
 
-    async def fill(self, capsule: Path | None) -> None:
-        """Copy the capsule's content into the working directory. Raises KernelStartError."""
+    async def fill(self, capsule: Path | None, share: bool = False) -> None:
+        """Put the capsule's content into the working directory; with `share`, large files as links to the originals.
+
+        Raises KernelStartError.
+        """
         if capsule is None:
             return
         try:
-            await asyncio.to_thread(_copy_capsule, capsule, self.work)
+            self.shared = await asyncio.to_thread(_copy_capsule, capsule, self.work, share)
         except OSError as error:
             raise KernelStartError(f"capsule {capsule}: {error.strerror or error}; is the folder there?") from error
+        self.files.shared = frozenset(map(str, self.shared))
+
+    @property
+    def groups(self) -> list[str]:
+        """Folders of the control group; none where there is none."""
+        return [str(folder) for folder in self.group.folders] if self.group is not None else []
+
+    def oom_kills(self) -> int:
+        """Out-of-memory kills so far: the session's, or this process's where the session has no control group."""
+        return self.group.oom_kills() if self.group is not None else oom_kills()
 
     async def remove(self) -> None:
-        """Remove all of it."""
-        await asyncio.to_thread(remove_tree, self.folder)
+        """Remove all of it; the folder itself when no branch lies in it any more."""
+        await asyncio.to_thread(self._remove)
+
+    def _remove(self) -> None:
+        self.files.close()
+        if self.group is not None:
+            self.group.end()
+        for name in os.listdir(self.fd):  # noqa: PTH208
+            if name != BRANCHES:
+                remove_at(self.fd, name)
+        self._release()
+
+    def _release(self) -> None:
+        with _lock:
+            self._users -= 1
+            if self._users:
+                return
+        os.close(self.fd)
+        outer = self._outer()
+        try:
+            remove_at(outer, self._name)
+        finally:
+            os.close(outer)
+        if self._within:
+            self._within._release()
+
+    def _outer(self) -> int:
+        """The folder that this one lies in, opened."""
+        if self._within:
+            return os.open(BRANCHES, FOLDER, dir_fd=self._within.fd)
+        return os.open(process_root(), FOLDER)
 
 
 def process_root() -> Path:
@@ -65,36 +133,16 @@ def process_root() -> Path:
         if _root is None or _root[0] != os.getpid():
             base = _base()
             _remove_orphans(base)
-            root = base / f"{os.getpid()}-{_started(os.getpid())}"
+            root = base / f"{os.getpid()}-{started(os.getpid())}"
             root.mkdir(mode=0o700, exist_ok=True)
             _root = (os.getpid(), root)
             atexit.register(_remove_own, os.getpid(), root)
         return _root[1]
 
 
-def remove_tree(folder: Path) -> None:
-    """Remove a folder, also where its content was made unwritable. A missing one is fine."""
-
-    def retry(function: Callable[..., Any], path: str, error: Any) -> None:
-        if isinstance(error[1], FileNotFoundError):
-            return
-        with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(path), 0o700)  # noqa: PTH101, PTH120
-            if not os.path.islink(path):  # noqa: PTH114
-                os.chmod(path, 0o700)  # noqa: PTH101
-            if function in (os.open, os.scandir, os.listdir, os.rmdir):
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                function(path)
-
-    shutil.rmtree(folder, onerror=retry)
-    if folder.exists():
-        _log.warning("could not remove %s", folder)
-
-
 def _base() -> Path:
     # The sockets of a local kernel lie below and their path may have 107 bytes.
-    place = Path(tempfile.gettempdir())
+    place = Path(tempfile.gettempdir()).resolve()
     if len(os.fsencode(place)) > 50:
         place = Path("/tmp")
     base = place / f"nbagent-{os.getuid()}"
@@ -108,18 +156,9 @@ def _base() -> Path:
     return base
 
 
-def _started(pid: int) -> str:
-    """When a process started, in clock ticks since boot; empty where there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
 def _remove_orphans(base: Path) -> None:
     for folder in base.iterdir():
-        pid, _, started = folder.name.partition("-")
-        if pid.isdigit() and _started(int(pid)) != started:
+        if is_over(folder.name):
             remove_tree(folder)
 
 
@@ -128,11 +167,15 @@ def _remove_own(pid: int, root: Path) -> None:
         remove_tree(root)
 
 
-def _copy_capsule(capsule: Path, work: Path) -> None:
-    """Copy files and folders; links inside the capsule become files, those that lead out are left behind."""
+def _copy_capsule(capsule: Path, work: Path, share: bool) -> tuple[Path, ...]:
+    """Copy files and folders; links inside the capsule become files, those that lead out are left behind.
+
+    Returns the files that were linked instead of copied.
+    """
     inside = os.path.realpath(capsule)
     if not os.path.isdir(inside):  # noqa: PTH112
         raise NotADirectoryError(0, "not a folder")
+    shared = []
     for folder, names, files in os.walk(inside):
         target = work / os.path.relpath(folder, inside)
         for name in names:
@@ -141,5 +184,9 @@ def _copy_capsule(capsule: Path, work: Path) -> None:
             source = os.path.realpath(os.path.join(folder, name))  # noqa: PTH118
             if not source.startswith(inside + os.sep) or not os.path.isfile(source):  # noqa: PTH113
                 _log.warning("capsule %s: %s is left out, it leads outside or is no file", capsule, name)
-                continue
-            shutil.copyfile(source, target / name)
+            elif share and os.path.getsize(source) >= SHARED_BYTES:  # noqa: PTH202
+                (target / name).symlink_to(source)
+                shared.append(Path(source))
+            else:
+                shutil.copyfile(source, target / name)
+    return tuple(shared)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from kernel_probes import alive
 
-from nbagent_kernels import workspace
+from nbagent_kernels import cgroups, workspace
 
 HOST = """
 import asyncio, sys
@@ -71,7 +71,7 @@ def test_folders_of_dead_processes_are_removed_by_the_next(tmp_path):
     dead.wait()
     for name in (f"{dead.pid}-1", f"{os.getpid()}-1", "not-a-process"):
         (tmp_path / name / "s1").mkdir(parents=True)
-    own = tmp_path / f"{os.getpid()}-{workspace._started(os.getpid())}"
+    own = tmp_path / f"{os.getpid()}-{cgroups.started(os.getpid())}"
     own.mkdir()
     workspace._remove_orphans(tmp_path)
     assert {folder.name for folder in tmp_path.iterdir()} == {own.name, "not-a-process"}
