@@ -12,6 +12,7 @@ import os
 import stat
 
 from nbagent_kernels.errors import CannotBranch
+from nbagent_kernels.removal import FOLDER
 from nbagent_kernels.workspace import Workspace
 
 COPY_BYTES = 4 << 30
@@ -31,7 +32,8 @@ def copy_session(source: Workspace, target: Workspace, max_bytes: int = COPY_BYT
     copy = _Copy(str(source.folder), str(target.folder), max_bytes)
     try:
         for name in (source.work.name, source.home.name, source.tmp.name):
-            copy.folder(name)
+            # By descriptor: a branch's path leads through folders that its parent's processes write to.
+            copy.entries(os.open(name, FOLDER, dir_fd=source.fd), os.open(name, FOLDER, dir_fd=target.fd), name, 0)
     except OSError as error:
         raise CannotBranch(f"the working directory could not be copied: {error.strerror}: {error.filename}") from error
 
@@ -43,13 +45,6 @@ class _Copy:
         self.max_bytes = max_bytes
         self.left = max_bytes
         self.linked: dict[tuple[int, int], str] = {}
-
-    def folder(self, name: str) -> None:
-        """Copy one folder of the session into the existing one of the same name."""
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        source = os.open(os.path.join(self.source, name), flags)  # noqa: PTH118
-        target = os.open(os.path.join(self.target, name), flags)  # noqa: PTH118
-        self.entries(source, target, name, 0)
 
     def entries(self, source: int, target: int, path: str, depth: int) -> None:
         """Copy what one open folder holds, then its mode and time; closes both descriptors."""
@@ -74,10 +69,9 @@ class _Copy:
             os.symlink(self.moved(os.readlink(name, dir_fd=source)), name, dir_fd=target)
         elif stat.S_ISDIR(status.st_mode):
             os.mkdir(name, 0o700, dir_fd=target)
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            into = os.open(name, flags, dir_fd=target)
+            into = os.open(name, FOLDER, dir_fd=target)
             try:
-                inside = os.open(name, flags, dir_fd=source)
+                inside = os.open(name, FOLDER, dir_fd=source)
             except OSError:
                 os.close(into)
                 raise
