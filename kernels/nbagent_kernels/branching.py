@@ -58,6 +58,7 @@ async def branch_kernel(
         "env": {TAG: str(target.number)},
         "confine": plan(spec, target, spec.interpreter or sys.executable, branch=True),
     }
+    answered: asyncio.Future[str] | None = None
     try:
         with theirs:
             answered = parent.ask_branch(request, theirs.fileno())
@@ -68,7 +69,10 @@ async def branch_kernel(
         await child.wait_ready(ANSWER_S)
         await _first(answered, parent.dead)
     except BaseException as error:
-        server.order({"op": "abort", "id": child.id, "of": parent.id})
+        if child.born.done() or (answered is not None and not answered.done()):
+            server.order({"op": "abort", "id": child.id, "of": parent.id})
+        else:
+            child.ended({"op": "failed", "why": "it was not forked"})
         await child.close()
         if isinstance(error, KernelStartError):
             last = "".join(said)[-SAID_CHARS:].strip()

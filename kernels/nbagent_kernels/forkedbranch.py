@@ -18,12 +18,13 @@ import tempfile
 import time
 import traceback
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from .forkedfiles import Move
+from .confine import confine
+from .forkedfiles import Move, mappings
 from .forkedobstacles import obstacle
-from .forkedstreams import watch_descriptors
+from .forkedstreams import pipe_descriptors, watch_descriptors
 
 if TYPE_CHECKING:
     from .forkedservice import Service
@@ -40,19 +41,22 @@ def branch(service: Service, request: dict[str, Any], sock: socket.socket) -> No
 
     `request` has `source` and `target`, the folders of the two sessions, and `env`, what the branch's has anew.
     """
-    why = "a cell is running" if service.running else obstacle(request["source"])
-    if not why:
-        try:
-            if fork_twice(service, request, sock):
-                return
-        except OSError as error:
-            why = f"fork: {error}"
+    kernel = os.getpid()
+    try:
+        move = Move(request["source"], request["target"], mappings("...s"))
+        why = "a cell is running" if service.running else obstacle(move)
+        if not why and fork_twice(service, request, sock, move):
+            return
+    except Exception as error:
+        if os.getpid() != kernel:
+            os._exit(70)
+        why = f"{type(error).__name__}: {error}"
     sock.close()
     service.channel.send("branch_reply", {"why": why}, "")
 
 
-def fork_twice(service: Service, request: dict[str, Any], sock: socket.socket) -> bool:
-    """True in the branch, False in the kernel. Raises OSError where nothing was forked."""
+def fork_twice(service: Service, request: dict[str, Any], sock: socket.socket, move: Move) -> bool:
+    """True in the branch, False in the kernel."""
     kernel, server = os.getpid(), os.getppid()
     for stream in service.channel.streams:
         stream.flush()
@@ -67,7 +71,7 @@ def fork_twice(service: Service, request: dict[str, Any], sock: socket.socket) -
         if not between:
             random.setstate(drawn)  # the random module seeds itself anew in a fork
             os.close(held)
-            come_up(service, request, sock, gate, server)
+            come_up(service, request, sock, gate, server, move)
             return True
         os.waitpid(between, 0)
         return False
@@ -89,13 +93,13 @@ def go_between(kernel: int) -> None:
             os._exit(0)
 
 
-def come_up(service: Service, request: dict[str, Any], sock: socket.socket, gate: int, server: int) -> None:
+def come_up(service: Service, request: dict[str, Any], sock: socket.socket, gate: int, server: int, move: Move) -> None:
     """In the branch: a line to the host, then, once the files are copied, what the kernel held of them."""
     channel = service.channel
     try:
         channel.sock, channel.pid = sock, os.getpid()
         service.take(sock)
-        watch_descriptors(channel.streams)
+        pipe_descriptors(channel.streams)
         channel.send("born", {"pid": os.getpid()}, "")
         if not adopted(sock, gate, server):
             os._exit(0)
@@ -103,25 +107,41 @@ def come_up(service: Service, request: dict[str, Any], sock: socket.socket, gate
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != server:
             os._exit(0)
-        move = Move(request["source"], request["target"])
         move.mappings()
         move.descriptors()
-        for name, value in os.environ.items():
-            if request["source"] in value:
-                os.environ[name] = value.replace(request["source"], request["target"])
-        os.environ.update(request["env"])
-        try:
-            here = move.path(str(Path.cwd()))
-        except FileNotFoundError:  # the kernel's folder was removed
-            here = request["cwd"]
-        os.chdir(here)
-        service.kernel.shell.user_ns["_dh"][:] = [here]
-        sys.path[:] = [move.path(entry) for entry in sys.path]
+        move_names(service.kernel.shell.user_ns, move, request)
         tempfile.tempdir = None
+        confine(request["confine"])  # this thread and those to come
+        watch_descriptors(channel.streams)
         channel.send("ready", {"pid": os.getpid()}, "")
     except BaseException:
+        for stream in channel.streams:
+            stream.flush()
         channel.send("failed", {"why": traceback.format_exc()}, "")
         os._exit(70)
+
+
+def move_names(variables: dict[str, Any], move: Move, request: dict[str, Any]) -> None:
+    """Let what names a place in the parent's folder name the branch's: environment, working directory, sys.path.
+
+    So do the user's variables that hold a path themselves; paths inside of other objects stay the parent's.
+    """
+    for name, value in os.environ.items():
+        if move.source in value:
+            os.environ[name] = value.replace(move.source, move.target)
+    os.environ.update(request["env"])
+    try:
+        here = move.path(str(Path.cwd()))
+    except FileNotFoundError:  # the folder was removed under the kernel
+        here = request["cwd"]
+    os.chdir(here)
+    variables["_dh"][:] = [here]
+    sys.path[:] = [move.path(entry) for entry in sys.path]
+    for name, value in variables.items():
+        if type(value) is str or isinstance(value, PurePath):
+            place = move.path(str(value))
+            if place != str(value):
+                variables[name] = type(value)(place)
 
 
 def adopted(sock: socket.socket, gate: int, server: int) -> bool:

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,13 +37,14 @@ class Mapping(NamedTuple):
     path: str
 
 
-def mappings() -> Iterator[Mapping]:
-    """This process's mappings of files and of shared memory."""
-    for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
-        span, permissions, offset, _, _, *path = line.split(None, 5)
-        if path and path[0][0] == "/":
-            start, end = (int(edge, 16) for edge in span.split("-"))
-            yield Mapping(start, end - start, permissions, int(offset, 16), path[0].replace("\\012", "\n"))
+def mappings(pattern: str) -> list[Mapping]:
+    """This process's mappings of files and of shared memory whose permissions fit the pattern, e.g. `...s`."""
+    content = Path("/proc/self/maps").read_text(errors="surrogateescape")
+    found = []
+    for match in re.finditer(rf"^(\w+)-(\w+) ({pattern}) (\w+) \S+ \d+ +(/.*)$", content, re.MULTILINE):
+        start, end, offset = (int(match[number], 16) for number in (1, 2, 4))
+        found.append(Mapping(start, end - start, match[3], offset, match[5].replace("\\012", "\n")))
+    return found
 
 
 def descriptors() -> Iterator[tuple[int, str]]:
@@ -55,9 +57,11 @@ def descriptors() -> Iterator[tuple[int, str]]:
 class Move:
     """From the folder of one session to the copy in another's."""
 
-    def __init__(self, source: str, target: str) -> None:
+    def __init__(self, source: str, target: str, shared: list[Mapping]) -> None:
         self.source = source
         self.target = target
+        self.shared = shared
+        """The mappings that are shared."""
 
     def path(self, path: str) -> str:
         """The same place in the copy; a path elsewhere is itself."""
@@ -112,9 +116,9 @@ class Move:
 
     def mappings(self) -> None:
         """Put the copy's file where a file is mapped and shared, and own memory where nameless memory is."""
-        for mapping in list(mappings()):
+        for mapping in self.shared:
             place = self.path(mapping.path)
-            if mapping.permissions[3] != "s" or (place == mapping.path and "w" not in mapping.permissions):
+            if place == mapping.path and "w" not in mapping.permissions:
                 continue
             fd = -1
             if not mapping.path.endswith(GONE):

@@ -20,7 +20,7 @@ from typing import Any
 
 from .confine import confine
 from .forkedservice import Service
-from .forkedstreams import Channel, make_stream, watch_descriptors
+from .forkedstreams import Channel, make_stream, pipe_descriptors, watch_descriptors
 
 PR_SET_PDEATHSIG = 1
 
@@ -134,8 +134,8 @@ def skip_search_for_cells() -> None:
     search = inspect.getmodule
 
     def getmodule(object: Any, _filename: str | None = None) -> Any:
-        code = getattr(object, "f_code", object)
-        if "/ipykernel_" in getattr(code, "co_filename", ""):
+        code = object.f_code if isinstance(object, types.FrameType) else object
+        if isinstance(code, types.CodeType) and "/ipykernel_" in code.co_filename:
             return None
         return search(object, _filename)
 
@@ -197,6 +197,7 @@ def become_kernel(kernel: Any, channel: Channel, sock: socket.socket, request: d
     channel.sock, channel.pid, channel.largest = sock, os.getpid(), request["largest"]
     channel.streams = sys.stdout, sys.stderr = make_stream(channel, "stdout", 1), make_stream(channel, "stderr", 2)
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]
+    pipe_descriptors(channel.streams)
     watch_descriptors(channel.streams)
     for name, value in request["rlimits"].items():
         limit = getattr(resource, name)

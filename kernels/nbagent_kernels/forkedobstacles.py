@@ -1,8 +1,10 @@
 """Why a kernel cannot be forked now. Runs in the kernel's interpreter: standard library only.
 
 A fork copies memory but only the thread that calls it; what other threads, processes, devices and connections hold
-half done stays behind. Numba's workqueue threads (its layer here by NUMBA_THREADING_LAYER), Arrow's and OpenBLAS's
-start anew in a fork; an OpenMP pool does not, and hangs or ends the branch.
+half done stays behind. Measured, with one thread each (environment.py): after scanpy's scale, PCA, neighbors, UMAP and
+Leiden, scikit-learn's KMeans and forests, numba in parallel and Arrow, branches use the same again. Numba's workqueue,
+Arrow and OpenBLAS start their threads anew in a fork. Numba on OpenMP ends the process that uses it after a fork, and
+PyTorch with two threads hangs in it: such pools are refused.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ import stat
 import struct
 import sys
 import threading
+import time
 from bisect import bisect_right
 from pathlib import Path
 from typing import Any
 
-from .forkedfiles import GONE, Mapping, descriptors, mappings
+from .forkedfiles import GONE, Move, descriptors, mappings
 from .forkedstreams import WATCHER
 
 SAFE = ("libarrow", "workqueue", "openblas")
@@ -27,43 +30,43 @@ OPENMP = ("libgomp", "libiomp", "libomp")
 PLAIN = ("libc.so", "libc-", "libpthread", "libstdc++", "ld-linux", "libpython", "libgcc_s")
 """Libraries on every thread's stack."""
 STACK_BYTES = 1 << 14
+SETTLE_S = 0.2
+"""Seconds for a thread that has ended, or for a library's that still computes, to come to rest."""
 SQLITE = b"SQLite format 3\0"
 
 
-def obstacle(folder: str) -> str:
-    """The first reason found, in plain words; empty where a fork is safe. `folder` is the session's."""
-    maps = list(mappings())
+def obstacle(move: Move) -> str:
+    """The first reason found, in plain words; empty where a fork is safe."""
     return (
-        running_threads(maps)
+        running_threads()
         or live_children()
         or parallel_layer()
-        or open_files(folder)
-        or shared_memory(maps, folder)
+        or open_files(move.source)
+        or shared_memory(move)
+        or private_files(move.source)
     )
 
 
-def running_threads(maps: list[Mapping]) -> str:
+def running_threads() -> str:
     """Threads that Python knows, then those that it does not."""
     known = {os.getpid()}
     for thread in threading.enumerate():
+        known.add(thread.native_id or 0)
         if type(thread).__module__ == "tqdm._monitor":
             thread.exit()  # type: ignore[attr-defined]  # tqdm makes it anew when it needs it
             continue
-        known.add(thread.native_id)
         if thread is not threading.main_thread() and thread.name != WATCHER:
             return f"the thread {thread.name!r} is running"
-    libraries = sorted(
-        (mapping.start, mapping.start + mapping.size, Path(mapping.path).name)
-        for mapping in maps
-        if "x" in mapping.permissions
-    )
     for name in os.listdir("/proc/self/task"):  # noqa: PTH208
-        if int(name) not in known and (why := native_thread(int(name), libraries)):
-            return why
+        end = time.monotonic() + SETTLE_S
+        while int(name) not in known and (why := native_thread(int(name))):
+            if time.monotonic() > end:
+                return why
+            time.sleep(0.005)
     return ""
 
 
-def native_thread(tid: int, libraries: list[tuple[int, int, str]]) -> str:
+def native_thread(tid: int) -> str:
     """Whose thread it is, by the code on its stack; empty where that library restarts it in a fork, or it is gone."""
     try:
         state = Path(f"/proc/self/task/{tid}/syscall").read_text().split()
@@ -71,6 +74,7 @@ def native_thread(tid: int, libraries: list[tuple[int, int, str]]) -> str:
         return "" if not Path(f"/proc/self/task/{tid}").exists() else "a thread of a library is running"
     names = set()
     if len(state) > 2:  # else it is on a processor now, and has no stack to look at
+        libraries = sorted((code.start, code.start + code.size, Path(code.path).name) for code in mappings("..x."))
         starts = [start for start, _, _ in libraries]
         for word in [int(state[-1], 16), *words_at(int(state[-2], 16))]:
             at = bisect_right(starts, word) - 1
@@ -133,14 +137,21 @@ def open_files(folder: str) -> str:
     return ""
 
 
-def shared_memory(maps: list[Mapping], folder: str) -> str:
-    """Mappings of which the branch cannot have a copy of its own."""
-    code = {mapping.path for mapping in maps if "x" in mapping.permissions}
-    for mapping in maps:
-        inside = mapping.path.startswith(folder + "/")
-        if mapping.permissions[1] == "w" and mapping.permissions[3] == "s":
-            if not inside and not mapping.path.endswith(GONE):
-                return f"memory is shared with other processes through {mapping.path}"
-        elif inside and mapping.permissions[3] == "p" and mapping.path not in code:
+def shared_memory(move: Move) -> str:
+    """Memory that other processes write to as well."""
+    for mapping in move.shared:
+        outside = move.path(mapping.path) == mapping.path
+        if "w" in mapping.permissions and outside and not mapping.path.endswith(GONE):
+            return f"memory is shared with other processes through {mapping.path}"
+    return ""
+
+
+def private_files(folder: str) -> str:
+    """Files of the session's mapped copy-on-write: what was not written yet would follow the parent's file."""
+    if folder not in Path("/proc/self/maps").read_text(errors="surrogateescape"):
+        return ""
+    code = {mapping.path for mapping in mappings("..x.")}
+    for mapping in mappings("...p"):
+        if mapping.path.startswith(folder + "/") and mapping.path not in code:
             return f"the file {Path(mapping.path).name!r} is mapped copy-on-write"
     return ""

@@ -60,8 +60,8 @@ class Service:
         """In a branch: answer another host, on a loop that wakes nobody else."""
         self.loop.remove_reader(self.sock)
         self.sock.close()
-        self.loop._close_self_pipe()
-        self.loop._make_self_pipe()
+        self.loop._close_self_pipe()  # type: ignore[attr-defined]
+        self.loop._make_self_pipe()  # type: ignore[attr-defined]
         self.sock = sock
         self.loop.add_reader(sock, self.readable)
 

@@ -157,12 +157,8 @@ def make_stream(channel: Channel, name: str, fd: int) -> Any:
     return Stream()
 
 
-def watch_descriptors(streams: tuple[Any, ...]) -> None:
-    """Put pipes behind descriptors 1 and 2 and bring what arrives there into the streams, in a thread.
-
-    Again in a branch: a thread does not come along through a fork, and the pipes are the parent's.
-    """
-    by_pipe = {}
+def pipe_descriptors(streams: tuple[Any, ...]) -> None:
+    """Put pipes behind descriptors 1 and 2; in a branch anew, where they are the parent's."""
     for stream in streams:
         read, write = os.pipe()
         os.dup2(write, stream.fileno())
@@ -171,7 +167,11 @@ def watch_descriptors(streams: tuple[Any, ...]) -> None:
             os.close(stream.pipe)
         os.set_blocking(read, False)
         stream.pipe = read
-        by_pipe[read] = stream
+
+
+def watch_descriptors(streams: tuple[Any, ...]) -> None:
+    """Bring what arrives in the pipes into the streams, in a thread; it does not come along through a fork."""
+    by_pipe = {stream.pipe: stream for stream in streams}
 
     def bring() -> None:
         poll = select.poll()

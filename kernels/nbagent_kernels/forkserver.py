@@ -111,7 +111,7 @@ class Server:
         if request["op"] == "abort" and request["id"] not in [number for number, _ in self.kernels.values()]:
             for pid in self.kernels:
                 if self.kernels[pid][0] == request["of"]:
-                    end_children(pid)
+                    end_forks(pid)
             self.tell({"op": "failed", "id": request["id"], "why": "given up"})
             return
         number = request["signal"] if request["op"] == "signal" else signal.SIGKILL
@@ -249,12 +249,13 @@ def parent_of(pid: int) -> int:
     return 0
 
 
-def end_children(pid: int) -> None:
-    """Kill all that a process has started, the youngest first."""
+def end_forks(pid: int) -> None:
+    """Kill what a kernel has forked, but not what its cells started: that carries the session's tag."""
     with contextlib.suppress(OSError):
         for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
-            end_children(child)
-            os.kill(child, signal.SIGKILL)
+            if session_of(child) is None:
+                end_forks(child)
+                os.kill(child, signal.SIGKILL)
 
 
 def session_of(pid: int) -> str | None:
