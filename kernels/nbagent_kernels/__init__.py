@@ -9,6 +9,7 @@ from nbagent_kernels.errors import (
     PathOutside,
     SessionClosed,
 )
+from nbagent_kernels.pool import KernelPool, PoolHealth
 from nbagent_kernels.session import BACKENDS, Session, open_session
 from nbagent_kernels.types import CellResult, FileEntry, Limits, Output, SessionSpec, Status
 
@@ -18,12 +19,14 @@ __all__ = [
     "CellResult",
     "FileEntry",
     "KernelError",
+    "KernelPool",
     "KernelStartError",
     "KernelTimeout",
     "Limits",
     "NotSupported",
     "Output",
     "PathOutside",
+    "PoolHealth",
     "Session",
     "SessionClosed",
     "SessionSpec",

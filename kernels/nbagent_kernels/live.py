@@ -37,6 +37,9 @@ class LiveSession:
         self._interrupted = False
         self._closed = False
         self._removed = asyncio.Event()
+        self._told: list[Callable[[LiveSession], None]] = []
+        self.losses = 0
+        """Kernels that ended without being asked to, or were killed for their time."""
 
     @property
     def spec(self) -> SessionSpec:
@@ -62,6 +65,17 @@ class LiveSession:
             await self.close()
             raise
         return self
+
+    def when_closed(self, tell: Callable[[LiveSession], None]) -> None:
+        """Call `tell` once the session is closed and everything of it is gone."""
+        self._told.append(tell)
+
+    async def assign(self, spec: SessionSpec) -> None:
+        """Make this session, which nobody has used, that of a spec with another capsule. Raises KernelStartError."""
+        if spec.capsule != self._spec.capsule:
+            # Copied whole: what a running kernel may read was settled when it started.
+            await self._workspace.fill(spec.capsule)
+        self._spec = spec
 
     async def execute(self, code: str, timeout: float | None = None) -> CellResult:
         """Run one cell; see Session.execute. Raises SessionClosed; KernelStartError where no fresh kernel comes up."""
@@ -89,6 +103,7 @@ class LiveSession:
             limit = result.seconds if self._interrupted else timeout
             self._steps.append(Step(code, limit, result.status, result.state_kept or bool(lost)))
             if self._wire.dead.done():
+                self.losses += not self._closed
                 await self._discard()
             return result
 
@@ -174,6 +189,8 @@ class LiveSession:
                 await self._workspace.remove()
             finally:
                 self._removed.set()
+                for tell in self._told:
+                    tell(self)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -198,5 +215,6 @@ class LiveSession:
         self._unsettled = None
         if not wire.dead.done():
             return ""
+        self.losses += 1
         await self._discard()
         return f"the kernel had ended since the last cell: {wire.dead.result()}"

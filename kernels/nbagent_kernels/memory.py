@@ -1,0 +1,52 @@
+"""How much memory is free here, and how much the kernels of this process take."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from nbagent_kernels.cgroups import own_place
+from nbagent_kernels.workspace import process_root
+
+BOUNDS = {"memory": ("memory.limit_in_bytes", "memory.usage_in_bytes"), "": ("memory.max", "memory.current")}
+"""Version 1's controller, or version 2's "", -> the files with a control group's limit and use, bytes."""
+
+
+def available_bytes() -> int:
+    """Memory that can still be used: the machine's, or what this process's control group leaves where that is less."""
+    free = _fields(Path("/proc/meminfo"))["MemAvailable:"] << 10
+    for controller, (limit, used) in BOUNDS.items():
+        with contextlib.suppress(OSError, ValueError):
+            place = own_place(controller)
+            bound = int((place / limit).read_text())
+            # Page cache counts as used and can be taken back.
+            cache = _fields(place / "memory.stat").get("inactive_file", 0)
+            free = min(free, bound - int((place / used).read_text()) + cache)
+    return max(free, 0)
+
+
+def total_bytes() -> int:
+    """Memory of the machine."""
+    return _fields(Path("/proc/meminfo"))["MemTotal:"] << 10
+
+
+def kernels_bytes() -> int:
+    """Memory of this process's kernels, their fork servers and all that they started: the sum of their PSS.
+
+    PSS gives each page that processes share to them in equal parts (Linux's Documentation/filesystems/proc.rst).
+    """
+    ours = f"HOME={process_root()}/".encode()
+    total = 0
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError, KeyError):
+                if any(item.startswith(ours) for item in (entry / "environ").read_bytes().split(b"\0")):
+                    total += _fields(entry / "smaps_rollup")["Pss:"] << 10
+    return total
+
+
+def _fields(file: Path) -> dict[str, int]:
+    """The numbers of a file with a name and a number on each line."""
+    rows = (line.split() for line in file.read_text().splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
