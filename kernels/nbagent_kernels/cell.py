@@ -10,8 +10,10 @@ from nbagent_kernels.outputs import OutputFold
 from nbagent_kernels.types import CellResult, Limits, Status
 from nbagent_kernels.wire import Message, Wire, first, settle
 
-DRAIN_S = 1.0
-"""Seconds to wait for the idle status after the reply, where it may have been lost."""
+SILENCE_S = 1.0
+"""Seconds without a message after the reply that show that the idle status was lost, as in a flood."""
+DRAIN_S = 10.0
+"""Seconds to take in what a flood left on its way, so that it does not stand before the next cell's outputs."""
 REPLY_S = 0.3
 """Seconds to wait for a reply that may be lost after the idle status: the kernel sends it before."""
 MOST_CELLS = 1 << 31
@@ -42,6 +44,8 @@ class Cell:
         self._idle = False
         self._reply_may_be_lost = False
         self._interrupted = ""
+        self._draining = False
+        self._n_seen = 0
         self._wire: Wire | None = None
         self._replied: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -76,7 +80,7 @@ class Cell:
                     killed = True
                     wire.kill()
                     await wire.dead
-            await first(self.done, wire.dead, timeout=DRAIN_S)
+            await self._drain(wire)
         except asyncio.CancelledError:
             if not self.done.done():
                 self.interrupt()
@@ -101,6 +105,14 @@ class Cell:
             cause=cause,
         )
 
+    async def _drain(self, wire: Wire) -> None:
+        end = time.perf_counter() + DRAIN_S
+        self._draining = True
+        while time.perf_counter() < end:
+            seen = self._n_seen
+            if await first(self.done, wire.dead, timeout=SILENCE_S) or self._n_seen == seen:
+                return
+
     def interrupt(self, cause: str = "interrupted") -> None:
         """Interrupt it. ipykernel sends no reply where that falls into its own code around the cell."""
         self._interrupted = self._interrupted or cause
@@ -110,11 +122,12 @@ class Cell:
 
     def take(self, message: Message) -> bool:
         """The wire's listener."""
+        self._n_seen += 1
         if message.kind == "dropped":
             self._fold.drop(message.size)
             if message.content.get("reply"):
                 self._lost_reply()
-            return True
+            return not self._draining
         if message.parent != self.id:
             return False
         if message.kind == "execute_reply":
@@ -132,7 +145,7 @@ class Cell:
             self._fold.feed(message.kind, message.content, message.size)
         if self._reply is not None and self._idle:
             settle(self.done)
-        return self._fold.full
+        return self._fold.full and not self._draining
 
     def _why_not_ok(self, reply: Message) -> str:
         if reply.content.get("status") == "aborted":

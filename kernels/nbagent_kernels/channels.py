@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,35 @@ class Channels:
                 return None
             header, parent, _, content = signed
             parent_id = json.loads(parent).get("msg_id", "")
-            return message(json.loads(header)["msg_type"], parent_id, json.loads(content), size)
+            return message(json.loads(header)["msg_type"], parent_id, Content(content), size)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             return None
+
+
+class Content(Mapping[str, Any]):
+    """A message's content, decoded when it is first looked at; empty where it is no JSON object."""
+
+    __slots__ = ("_decoded", "_raw")
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._decoded: dict[str, Any] | None = None
+
+    def __getitem__(self, key: str) -> Any:
+        return self._dict()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._dict())
+
+    def __len__(self) -> int:
+        return len(self._dict())
+
+    def _dict(self) -> dict[str, Any]:
+        if self._decoded is None:
+            try:
+                decoded = json.loads(self._raw)
+            except (ValueError, RecursionError):
+                decoded = None
+            self._decoded = decoded if isinstance(decoded, dict) else {}
+            self._raw = b""
+        return self._decoded

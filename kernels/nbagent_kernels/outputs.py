@@ -18,6 +18,7 @@ from typing import Any
 
 from nbagent_kernels.types import Limits, Output
 
+OUTPUTS = ("stream", "display_data", "execute_result", "update_display_data")
 ERROR_BYTES = 1 << 16
 """An error is kept up to this size even where the cap is reached: it is what the reader needs most."""
 DEEPEST = 64
@@ -56,7 +57,10 @@ class OutputFold:
         self.dropped_bytes += size
 
     def feed(self, kind: str, content: Mapping[str, Any], size: int) -> None:
-        """Take one message; `size` in bytes, as it came over the wire. Malformed ones are ignored."""
+        """Take one message; `size` in bytes, as it came over the wire. Malformed ones are dropped."""
+        if self.full and size > ERROR_BYTES and kind in OUTPUTS and not self._clear_next:
+            self.dropped_bytes += size  # unread: a flood is met with as little work as can be
+            return
         try:
             if kind == "stream":
                 self._stream(str(content["name"]), str(content["text"]))

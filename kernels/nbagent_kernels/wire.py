@@ -35,7 +35,7 @@ Listener = Callable[[Message], bool]
 
 def message(kind: Any, parent: Any, content: Any, size: int) -> Message | None:
     """A message as a kernel sent it, None where it is none: user code can forge anything."""
-    if type(kind) is str and type(parent) is str and type(content) is dict and kind != "dropped":
+    if type(kind) is str and type(parent) is str and isinstance(content, Mapping) and kind != "dropped":
         return Message(kind, parent, content, size)
     return None
 
