@@ -48,6 +48,8 @@ SEEDS: Mapping[str, str] = {
     "R": "set.seed({seed})",
 }
 """By language: what runs silently in a fresh kernel, before the first cell."""
+R_OPTIONS = ("--no-init-file", "--no-restore")
+"""What an agent or a capsule left in the working directory makes no kernel start with its variables, or none at all."""
 
 
 async def open_local(spec: SessionSpec) -> LiveSession:
@@ -68,7 +70,8 @@ def command(spec: SessionSpec) -> tuple[list[str], Mapping[str, str], str, str]:
     """
     if spec.kernel is None and spec.language == "python":
         python = spec.interpreter or sys.executable
-        argv = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"]
+        # -P: a file of the agent's in the working directory must not be taken for a module of the kernel's.
+        argv = [python, "-P", "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"]
         return argv, {}, "python", "signal"
     installed = KernelSpecManager().get_all_specs()
     for name, entry in sorted(installed.items()):
@@ -77,6 +80,8 @@ def command(spec: SessionSpec) -> tuple[list[str], Mapping[str, str], str, str]:
             argv = [part.replace("{resource_dir}", entry["resource_dir"]) for part in found["argv"]]
             if argv[0] in ("python", "python3"):  # written by ipykernel, which means its own interpreter
                 argv[0] = sys.executable
+            if found["language"] == "R":
+                argv[1:1] = R_OPTIONS
             return argv, found.get("env") or {}, found["language"], found.get("interrupt_mode", "signal")
     wanted = f"kernelspec {spec.kernel!r}" if spec.kernel else f"kernelspec for {spec.language!r}"
     names = ", ".join(f"{name} ({entry['spec']['language']})" for name, entry in sorted(installed.items())) or "none"
@@ -134,8 +139,12 @@ class _LocalWire:
         self._last_words = ""
         # Kept open: what lies under its name later is the kernel's choice.
         self._log = (self._folder / "kernel.log").open("w+b")
-        environment = {**kernel_environment(spec, workspace, spec.seed), **extra, **spec.env}
-        wanted = plan(spec, workspace, argv[0], sockets=self._folder)
+        # A fresh one: a startup file of the agent's in the last kernel's could keep this one from starting.
+        ipython = self._folder / "ipython"
+        ipython.mkdir(mode=0o700)
+        own = {"IPYTHONDIR": str(ipython)}
+        environment = {**kernel_environment(spec, workspace, spec.seed), **own, **extra, **spec.env}
+        wanted = plan(spec, workspace, argv[0], sockets=self._folder, also=[ipython])
         try:
             self._process = subprocess.Popen(
                 confined_command([part.replace("{connection_file}", str(connection)) for part in argv], wanted),
