@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import socket
 import sys
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from nbagent_kernels.workspace import Workspace
 
 ANSWER_S = 2.0
 """Seconds the kernel may take to fork, and its branch to come up once its files are there."""
-SAID_CHARS = 500
+SAID_CHARS, SAID_MESSAGES = 500, 20
 
 
 class Server(Protocol):
@@ -42,15 +43,6 @@ async def branch_kernel(
     Raises:
         CannotBranch: the kernel says why not, or the branch did not come up; the kernel is as it was.
     """
-    ours, theirs = socket.socketpair()
-    child = server.wire(ours, spec, target)
-    said: list[str] = []
-
-    def listener(message: Message) -> bool:
-        said.append(str(message.content.get("text", "")))
-        return len(said) > SAID_CHARS
-
-    child.listen(listener)
     request = {
         "source": str(source.folder),
         "target": str(target.folder),
@@ -58,6 +50,15 @@ async def branch_kernel(
         "env": {TAG: str(target.number)},
         "confine": plan(spec, target, spec.interpreter or sys.executable, branch=True),
     }
+    ours, theirs = socket.socketpair()
+    child = server.wire(ours, spec, target)
+    said: collections.deque[str] = collections.deque(maxlen=SAID_MESSAGES)
+
+    def listener(message: Message) -> bool:
+        said.append(str(message.content.get("text", ""))[-SAID_CHARS:])
+        return True
+
+    child.listen(listener)
     answered: asyncio.Future[str] | None = None
     try:
         with theirs:
@@ -67,7 +68,8 @@ async def branch_kernel(
         adoption = {"op": "adopt", "id": child.id, "tag": str(target.number), "pid": pid, "of": parent.id}
         server.order({**adoption, "groups": target.groups})
         await child.wait_ready(ANSWER_S)
-        await _first(answered, parent.dead)
+        if answered is not None:
+            await _first(answered, parent.dead)
     except BaseException as error:
         if child.born.done() or (answered is not None and not answered.done()):
             server.order({"op": "abort", "id": child.id, "of": parent.id})
@@ -82,15 +84,17 @@ async def branch_kernel(
     return child
 
 
-async def _pid(parent: ForkedWire, child: ForkedWire, answered: asyncio.Future[str]) -> int:
+async def _pid(parent: ForkedWire, child: ForkedWire, answered: asyncio.Future[str] | None) -> int:
     """The branch's pid. Raises CannotBranch."""
-    await _first(child.born, answered, parent.dead, child.dead)
+    await _first(parent.dead, child.dead, *((child.born, answered) if answered is not None else ()))
     if child.born.done():
         return child.born.result()
-    if answered.done():
+    if answered is not None and answered.done():
         raise CannotBranch(answered.result() or "the branch ended at once")
     if parent.dead.done():
         raise CannotBranch(f"the kernel ended: {parent.dead.result()}")
+    if answered is None:
+        raise CannotBranch("the kernel does not read what it is sent")
     raise CannotBranch(f"the kernel did not fork within {ANSWER_S:g} s")
 
 

@@ -127,8 +127,8 @@ def move_names(variables: dict[str, Any], move: Move, request: dict[str, Any]) -
     So do the user's variables that hold a path themselves; paths inside of other objects stay the parent's.
     """
     for name, value in os.environ.items():
-        if move.source in value:
-            os.environ[name] = value.replace(move.source, move.target)
+        if f"{move.source}/" in value:
+            os.environ[name] = value.replace(f"{move.source}/", f"{move.target}/")
     os.environ.update(request["env"])
     try:
         here = move.path(str(Path.cwd()))

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from nbagent_kernels.errors import CannotBranch, KernelStartError
+from nbagent_kernels.errors import KernelStartError
 from nbagent_kernels.stream import PacedSocket
 from nbagent_kernels.types import Limits, SessionSpec
 from nbagent_kernels.wire import Listener, Message, cause_of, first, message, settle
@@ -105,17 +105,15 @@ class ForkedWire:
         """Fork the live kernel; see Wire.branch."""
         return await self._brancher(self, spec, source, target)
 
-    def ask_branch(self, content: Mapping[str, Any], fd: int) -> asyncio.Future[str]:
+    def ask_branch(self, content: Mapping[str, Any], fd: int) -> asyncio.Future[str] | None:
         """Send the kernel what its branch needs, `fd` the branch's end of a stream pair; done when the kernel goes on.
 
-        The result says why there is no branch; it is empty where one was forked. Raises CannotBranch.
+        The result says why there is no branch; it is empty where one was forked. None: the kernel takes no message.
         """
         body = json.dumps({"type": "branch", "parent": "", "content": content}).encode()
         frame = struct.pack("!I", len(body)) + body
         self._branched = self._loop.create_future()
-        if not self._stream.send_with(frame, [fd]):
-            raise CannotBranch("the kernel does not read what it is sent")
-        return self._branched
+        return self._branched if self._stream.send_with(frame, [fd]) else None
 
     async def close(self) -> None:
         """Kill, wait for the server to have reaped it, close the socket."""

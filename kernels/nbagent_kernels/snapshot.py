@@ -19,6 +19,8 @@ COPY_BYTES = 4 << 30
 """Bytes a branch may cost on disk; a session whose folders hold more cannot be branched."""
 DEPTH = 200
 """Nested folders; each level holds two descriptors while it is copied."""
+LINKED = 200
+"""Files with several names that stay one file in the copy; further ones are copied for each name."""
 FICLONE = 0x40049409
 _CHUNK = 1 << 20
 
@@ -36,6 +38,9 @@ def copy_session(source: Workspace, target: Workspace, max_bytes: int = COPY_BYT
             copy.entries(os.open(name, FOLDER, dir_fd=source.fd), os.open(name, FOLDER, dir_fd=target.fd), name, 0)
     except OSError as error:
         raise CannotBranch(f"the working directory could not be copied: {error.strerror}: {error.filename}") from error
+    finally:
+        for fd in copy.linked.values():
+            os.close(fd)
 
 
 class _Copy:
@@ -44,7 +49,8 @@ class _Copy:
         self.target = target
         self.max_bytes = max_bytes
         self.left = max_bytes
-        self.linked: dict[tuple[int, int], str] = {}
+        self.linked: dict[tuple[int, int], int] = {}
+        """Copies of files with several names, opened: by device and inode of the original."""
 
     def entries(self, source: int, target: int, path: str, depth: int) -> None:
         """Copy what one open folder holds, then its mode and time; closes both descriptors."""
@@ -78,12 +84,12 @@ class _Copy:
             self.entries(inside, into, path, depth + 1)
         elif stat.S_ISREG(status.st_mode):
             key = (status.st_dev, status.st_ino)
-            if status.st_nlink > 1 and key in self.linked:
-                os.link(os.path.join(self.target, self.linked[key]), name, dst_dir_fd=target)  # noqa: PTH118
+            if key in self.linked:
+                os.link(f"/proc/self/fd/{self.linked[key]}", name, dst_dir_fd=target)
                 return
             self.file(source, target, name)
-            if status.st_nlink > 1:
-                self.linked[key] = path
+            if status.st_nlink > 1 and len(self.linked) < LINKED:
+                self.linked[key] = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
 
     def file(self, source: int, target: int, name: str) -> None:
         """Copy a regular file with its mode, times and holes."""
