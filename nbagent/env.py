@@ -22,7 +22,7 @@ from nbagent.tasks import Outcome, Task, Verdict
 from nbagent.tools import TOOLS, complaint, tool_name
 from nbagent.verbs import Reply, Verbs
 from nbagent_context import Brief, Exchange, message
-from nbagent_kernels import Limits, SessionSpec
+from nbagent_kernels import KernelPool, Limits, SessionSpec
 
 Record = Callable[..., None]
 """Takes an event's kind and its fields: `record("answer", step=3, answer="42")`."""
@@ -71,6 +71,7 @@ class NotebookEnv:
         session_limits: what the kernel may use; None takes the defaults.
         record: is called for every event, as it happens.
         instruction: the system message; None takes the format's.
+        kernels: gives the session when there is room; None opens one at once.
 
     Attributes:
         brief: what stays the same from the first step to the last.
@@ -92,6 +93,7 @@ class NotebookEnv:
         session_limits: Limits | None = None,
         record: Record | None = None,
         instruction: str | None = None,
+        kernels: KernelPool | None = None,
     ) -> None:
         self.task, self.fmt, self.limits = task, fmt, limits or EnvLimits()
         self.tools = fmt.available(TOOLS)
@@ -102,7 +104,7 @@ class NotebookEnv:
         self.verdict: Verdict | None = None
         self.steps_taken = 0
         self._record: Record = record or (lambda kind, **fields: None)
-        self._backend = backend
+        self._backend, self._kernels = backend, kernels
         self._spec = SessionSpec(
             language=task.language, capsule=task.capsule, limits=session_limits or Limits(), seed=task.seed
         )
@@ -135,6 +137,7 @@ class NotebookEnv:
             chars=self.limits.observation_chars,
             # Ids are worth their tokens only where a tool can name them.
             ids=any(tool_name(tool) == "edit_cell" for tool in self.tools),
+            kernels=self._kernels,
         )
         self._began = time.monotonic()
         self._look_ahead()

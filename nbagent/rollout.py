@@ -24,7 +24,7 @@ from nbagent.runfolder import RunFolder
 from nbagent.tasks import Outcome, Task, Verdict
 from nbagent.trajectory import Recorder, Trajectory
 from nbagent_context import BudgetTooSmall, Policy, policy
-from nbagent_kernels import KernelError, Limits
+from nbagent_kernels import KernelError, KernelPool, Limits
 
 RETRY_S = 0.5
 """Seconds before the first new try after an infrastructure failure; doubled for each that follows."""
@@ -138,6 +138,7 @@ async def roll(
     run: RunFolder | None = None,
     version: int = 0,
     prompts: PromptBuilder | None = None,
+    kernels: KernelPool | None = None,
 ) -> Trajectory:
     """Make one trajectory.
 
@@ -152,6 +153,7 @@ async def roll(
         run: where the event log goes; None keeps it in memory.
         version: of the model's weights.
         prompts: shared by the run's rollouts; None makes one.
+        kernels: shared by the run's rollouts; None opens a session without asking whether there is room.
 
     Raises:
         UsageError: settings that no rollout could use.
@@ -174,6 +176,7 @@ async def roll(
                 backend=settings.backend,
                 session_limits=settings.session_limits,
                 record=recorder.record,
+                kernels=kernels,
             )
             attempt = _Attempt(
                 env=env,

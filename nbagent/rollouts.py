@@ -16,10 +16,14 @@ from nbagent.rollout import RolloutSettings, prompt_builder, roll
 from nbagent.runfolder import RunFolder
 from nbagent.tasks import Task
 from nbagent.trajectory import Trajectory
+from nbagent_kernels import KernelPool
 
 T = TypeVar("T")
 CONCURRENCY = 96
 """Rollouts at once: what one batch of a small model holds; each has a kernel of its own."""
+PATIENCE_S = 60.0
+"""Seconds a rollout waits for memory before its kernel starts all the same: a model in lockstep waits for it meanwhile,
+and so do the rollouts whose kernels would have to end first."""
 CLOSE_S = 60.0
 """Seconds that cancelled rollouts have to end their kernels."""
 
@@ -165,17 +169,18 @@ class Rollouts:
         async def work() -> None:
             # Nothing is awaited between two rollouts: a model that counts them sees the next before it samples again.
             for index, (task, rollout_id) in waiting:
-                made[index] = await roll(task, rollout_id, model, settings, run, version, prompts)
+                made[index] = await roll(task, rollout_id, model, settings, run, version, prompts, kernels)
                 if progress is not None:
                     progress()
 
-        workers = [asyncio.create_task(work()) for _ in range(min(self.concurrency, len(jobs)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        async with KernelPool(self.concurrency, backend=settings.backend, patience_s=PATIENCE_S) as kernels:
+            workers = [asyncio.create_task(work()) for _ in range(min(self.concurrency, len(jobs)))]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
         return [made[index] for index in range(len(jobs))]
 
 

@@ -13,7 +13,7 @@ from nbagent import wording
 from nbagent.errors import InfrastructureError, StorageError
 from nbagent.notebook import CellType, NotebookDocument, UnknownCell, valid_outputs
 from nbagent_context.render import head_tail, output_text
-from nbagent_kernels import CellResult, KernelError, PathOutside, Session, SessionSpec, open_session
+from nbagent_kernels import CellResult, KernelError, KernelPool, PathOutside, Session, SessionSpec, open_session
 
 READ_BYTES = 8 << 20
 """Most that is read of a file: far more than is shown, so that the end of most files is among it."""
@@ -46,6 +46,7 @@ class Verbs:
         record: is called for every event.
         chars: longest observation, in characters.
         ids: name the cell in the observation of its run.
+        kernels: gives the session when there is room; None opens one at once.
     """
 
     def __init__(
@@ -57,9 +58,12 @@ class Verbs:
         *,
         chars: int,
         ids: bool,
+        kernels: KernelPool | None = None,
     ) -> None:
         self._document, self._record, self._chars, self._ids = document, record, chars, ids
-        self._opening = asyncio.ensure_future(open_session(spec, backend))
+        self._opening: asyncio.Future[Session] = asyncio.ensure_future(
+            kernels.acquire(spec) if kernels is not None else open_session(spec, backend)
+        )
         self._closing: asyncio.Task[None] | None = None
         self._seconds = 0.0
         self._step = 0

@@ -87,6 +87,8 @@ class KernelPool:
         spec: of the warm sessions, and of those acquired without one.
         starts: most kernels being started at once; None: twice the processors, at least four.
         floor_bytes: memory to leave free; None: the lesser of 1 GiB and a tenth of the machine's.
+        patience_s: seconds after which a caller that waits for memory is let through all the same, with a warning;
+            None: never. For callers whose sessions would not close while others wait.
 
     Example:
         >>> async def both() -> list[str]:
@@ -104,9 +106,11 @@ class KernelPool:
         *,
         starts: int | None = None,
         floor_bytes: int | None = None,
+        patience_s: float | None = None,
     ) -> None:
         self.size, self.warm, self.backend, self.spec = size, warm, backend, spec or SessionSpec()
         self._floor = min(FLOOR_BYTES, total_bytes() // 10) if floor_bytes is None else floor_bytes
+        self._patience_s = patience_s
         self._starts = asyncio.Semaphore(starts or max(4, 2 * (os.cpu_count() or 1)))
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -210,7 +214,7 @@ class KernelPool:
 
     async def _admit(self, wanted: SessionSpec) -> LiveSession | None:
         """Wait for room; a fitting warm session, or None where one is to be started."""
-        told = False
+        since: float | None = None
         while True:
             if self._closed:
                 self._changed.set()
@@ -225,17 +229,21 @@ class KernelPool:
                 if self._spare:
                     await self._spare.popleft().close()
                     continue
-            if short and not told:
-                told = True
-                _log.warning(
-                    "waiting for memory: %d sessions are open, %d MiB are free",
-                    len(self._handed),
-                    available_bytes() >> 20,
-                )
+            now = time.monotonic()
+            if short and since is None:
+                since = now
+                _log.warning("waiting for memory: %s", self._shortage())
+            elif short and self._patience_s is not None and since is not None and now - since > self._patience_s:
+                _log.warning("no longer waiting for memory: %s", self._shortage())
+                return None
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S if short else None):
                     await self._changed.wait()
+
+    def _shortage(self) -> str:
+        there = len(self._handed) + self._coming
+        return f"sessions open or coming up: {there}, free: {available_bytes() >> 20} MiB"
 
     async def _room(self) -> bool:
         """Whether one more session leaves the floor free, those that are still starting counted as if they were up."""

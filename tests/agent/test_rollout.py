@@ -197,6 +197,14 @@ def test_many_rollouts_at_once_come_back_in_order(rollouts, task):
     assert len(ended) == 12
 
 
+def test_rollouts_take_their_kernels_from_a_pool(rollouts, task, caplog, monkeypatch):
+    monkeypatch.setattr("nbagent_kernels.pool.FLOOR_BYTES", 1 << 60)
+    monkeypatch.setattr("nbagent_kernels.pool.total_bytes", lambda: 1 << 60)
+    made = rollouts.run([(task, f"r-{i}") for i in range(3)], ScriptedModel(script, ByteTokenizer()), SETTINGS)
+    assert {trajectory.outcome for trajectory in made} == {Outcome.CORRECT}
+    assert "waiting for memory: sessions open or coming up: 1" in caplog.text
+
+
 class Counting(ScriptedModel):
     """Waits for every rollout that lives before it answers."""
 

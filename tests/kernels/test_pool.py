@@ -118,11 +118,18 @@ async def test_memory_below_the_floor_holds_new_sessions_back(caplog):
     async with KernelPool(4, spec=SPEC, floor_bytes=floor) as kernels:
         first = await kernels.acquire()  # with none open one is always let through
         second = asyncio.create_task(kernels.acquire())
-        await until(lambda: "waiting for memory: 1 sessions are open" in caplog.text)
+        await until(lambda: "waiting for memory: sessions open or coming up: 1" in caplog.text)
         assert not second.done()
         kernels._floor = 0
         await (await second).close()
         await first.close()
+
+
+async def test_patience_ends_the_wait_for_memory(caplog):
+    async with KernelPool(2, spec=SPEC, floor_bytes=available_bytes() + (1 << 40), patience_s=0.3) as kernels:
+        async with kernels.session(), kernels.session() as second:
+            assert (await second.execute("1")).status == "ok"
+    assert "no longer waiting for memory: sessions open or coming up: 1" in caplog.text
 
 
 async def test_memory_of_the_kernels_is_measured():
