@@ -6,6 +6,7 @@ A forked kernel calls `confine(plan)` before its first cell; a kernel of the bac
 
 PLAN is JSON, made by confinement.py:
     {"read": […], "sockets": […], "write": […]}   paths, each with what is below it; those not there are skipped
+    {"groups": […]}                               folders of the control group to enter
     {"abi": int, "network": bool}                 Landlock's ABI, 0 for none; whether the network stays as it is
     {"apart": bool, "shm_bytes": int | None}      whether to leave the host's namespaces; size of /dev/shm
     {"rlimits": {name: value}}                    set by the program only: a forked kernel sets its own
@@ -58,8 +59,11 @@ def confine(plan: dict[str, Any]) -> bool:
     """Restrict this process, which has one thread. True where it has got namespaces of its own.
 
     Raises:
-        OSError: Landlock is there and refuses.
+        OSError: Landlock or a control group is there and refuses.
     """
+    for folder in plan["groups"]:
+        with open(f"{folder}/cgroup.procs", "w") as members:  # noqa: PTH123
+            members.write("0")
     apart = plan["apart"] and leave_namespaces(plan)
     call(_libc.prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if plan["abi"]:

@@ -64,11 +64,13 @@ def plan(
         program: what runs as the kernel; it and its installation may be read.
         sockets: a folder in which the kernel may make sockets and nothing else.
         also: folders that it may write to besides the workspace's.
-        branch: True in the fork of a kernel that is confined: it has its namespaces already.
+        branch: True in the fork of a kernel that is confined: it has its namespaces already, and the fork server puts
+            it into its group.
     """
     variables = {name: os.environ.get(name, "") for name in ("PATH", "LD_LIBRARY_PATH")} | dict(spec.env)
     libraries = [path for name in LIBRARIES for path in variables.get(name, "").split(os.pathsep) if path]
     return {
+        "groups": [] if branch else workspace.groups,
         "abi": landlock_abi(),
         "read": [*installed(program, variables["PATH"]), *libraries, *map(str, workspace.shared)],
         "sockets": [str(sockets)] if sockets else [],
@@ -128,7 +130,16 @@ def gaps() -> tuple[str, ...]:
     if not abi:
         return ("there is no Landlock here, so cells read and write what you can",)
     found = ["files outside can be truncated"] if abi < 3 else []
-    trial = {"abi": abi, "read": [], "sockets": [], "write": [], "network": False, "apart": True, "shm_bytes": 0}
+    trial = {
+        "groups": [],
+        "abi": abi,
+        "read": [],
+        "sockets": [],
+        "write": [],
+        "network": False,
+        "apart": True,
+        "shm_bytes": 0,
+    }
     answer = subprocess.run(confined_command([], trial), capture_output=True, text=True)
     if answer.stdout.strip() != "apart":
         found.append("no namespaces can be made, so cells share your /dev/shm, terminals, UDP and System V IPC")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from nbagent_kernels.cgroups import Group
 from nbagent_kernels.types import CellResult, Limits
 
 SIGNS = (
-    ("memory_bytes", ("MemoryError", "cannot allocate vector of size", "Cannot allocate memory")),
-    ("open_files", ("Too many open files",)),
-    ("file_bytes", ("File too large", "SIGXFSZ")),
+    ("memory_bytes", r"MemoryError|Cannot allocate memory|cannot allocate vector of size"),
+    ("open_files", r"Too many open files(?! in system)"),
+    ("file_bytes", r"File too large|SIGXFSZ"),
 )
-"""Field of Limits, and what an error says when that limit was hit."""
+"""Field of Limits, and what an error, Python's or R's, says when that limit was hit."""
 NAMES = {"memory_bytes": "memory", "open_files": "open files", "file_bytes": "size of a file", "processes": "processes"}
 
 
@@ -38,7 +40,7 @@ class LimitWatch:
             for output in result.outputs
             if output.get("output_type") == "error"
         ]
-        found |= {field for field, signs in SIGNS for sign in signs for text in said if sign in text}
+        found |= {field for field, sign in SIGNS for text in said if re.search(sign, text)}
         return "; ".join(
             f"{name}: {_amount(field, getattr(self._limits, field))}"
             for field, name in NAMES.items()

@@ -194,7 +194,6 @@ class _Server:
             "seed": spec.seed,
             "rlimits": rlimits(spec.limits),
             "confine": plan(spec, workspace, spec.interpreter or sys.executable),
-            "groups": workspace.groups,
             "largest": largest_frame(spec.limits),
         }
         with theirs:

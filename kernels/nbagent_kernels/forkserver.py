@@ -131,7 +131,6 @@ class Server:
             return
         if pid:
             self.kernels[pid] = request["id"], request["tag"]
-            join_groups(pid, request["groups"])
             sock.close()
             return
         try:

@@ -21,7 +21,7 @@ from nbagent_kernels.workspace import process_root
 _PROGRAM = r"""
 import os, select, shutil, signal, sys, time
 root, tag, parent = sys.argv[1], sys.argv[2], int(sys.argv[3])
-kernels, groups, buffer = {}, [], b""
+kernels, groups, buffer, ended = {}, [], b"", False
 while os.getppid() == parent:
     if not select.select([0], [], [], 1.0)[0]:
         continue
@@ -35,6 +35,8 @@ while os.getppid() == parent:
             kernels[int(pid)] = name
         elif sign == "g":
             groups.append(name)
+        elif sign == "e":
+            ended = True
         else:
             kernels.pop(int(pid), None)
 for pid in kernels:
@@ -51,7 +53,7 @@ for entry in os.listdir("/proc") if wanted else ():
                     os.kill(int(entry), signal.SIGKILL)
         except OSError:
             pass
-if not os.path.exists(f"/proc/{parent}") or os.getppid() != parent:
+if not ended:
     end = time.monotonic() + 10
     while groups and time.monotonic() < end:
         for folder, _, _ in [entry for group in groups for entry in os.walk(group, topdown=False)]:
@@ -107,7 +109,8 @@ class Guard:
         self._tell(f"g - {folder}\n")
 
     def end(self) -> None:
-        """Close the pipe; the guard ends."""
+        """Close the pipe; the guard ends the kernels that are left, and leaves folders and groups to this process."""
+        self._tell("e - -\n")
         if self._process.stdin is not None and not self._process.stdin.closed:
             self._process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -17,7 +17,6 @@ from typing import Any
 
 from jupyter_client.kernelspec import KernelSpecManager
 
-from nbagent_kernels.cgroups import attach
 from nbagent_kernels.channels import PORTS, Channels
 from nbagent_kernels.confinement import confined_command, plan
 from nbagent_kernels.environment import TAG, kernel_environment
@@ -159,7 +158,6 @@ class _LocalWire:
             self._log.close()
             raise KernelStartError(f"kernel {argv[0]} did not start: {error}") from error
         self._pid = self._process.pid
-        attach(workspace.groups, self._pid)
         self._guard = Guard.of_this_process()
         self._guard.watch(self._pid, self._tag)
         self._pidfd = os.pidfd_open(self._pid)
