@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1
 ADOPTION_S = 1.0
 """Seconds between the end of the go-between's descriptors and of the go-between itself, at most."""
+NESTED, LONG = 3, 10_000
+"""Lists and dicts within each other, and entries of one, in which paths are looked for."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -124,7 +126,8 @@ def come_up(service: Service, request: dict[str, Any], sock: socket.socket, gate
 def move_names(variables: dict[str, Any], move: Move, request: dict[str, Any]) -> None:
     """Let what names a place in the parent's folder name the branch's: environment, working directory, sys.path.
 
-    So do the user's variables that hold a path themselves; paths inside of other objects stay the parent's.
+    So do the user's variables that are paths, or lists and dicts of them; paths inside of other objects stay the
+    parent's.
     """
     for name, value in os.environ.items():
         if f"{move.source}/" in value:
@@ -137,11 +140,19 @@ def move_names(variables: dict[str, Any], move: Move, request: dict[str, Any]) -
     os.chdir(here)
     variables["_dh"][:] = [here]
     sys.path[:] = [move.path(entry) for entry in sys.path]
-    for name, value in variables.items():
-        if type(value) is str or isinstance(value, PurePath):
-            place = move.path(str(value))
-            if place != str(value):
-                variables[name] = type(value)(place)
+    for name, value in list(variables.items()):
+        variables[name] = moved(value, move)
+
+
+def moved(value: Any, move: Move, depth: int = NESTED) -> Any:
+    """A path, or a list or dict with paths in it, in the branch's folder; anything else as it is."""
+    if type(value) is str or isinstance(value, PurePath):
+        place = move.path(str(value))
+        return value if place == str(value) else type(value)(place)
+    if depth and type(value) in (list, dict) and len(value) <= LONG:
+        for key, item in enumerate(value) if type(value) is list else list(value.items()):
+            value[key] = moved(item, move, depth - 1)
+    return value
 
 
 def adopted(sock: socket.socket, gate: int, server: int) -> bool:

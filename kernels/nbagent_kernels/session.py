@@ -50,9 +50,9 @@ class Session(Protocol):
         """A second session that continues from this one's state, with a copy of its files.
 
         `fork` forks the live kernel between cells (backend `fork`); `replay` opens a new session and executes in it
-        all that was executed here, with the same time limits and restarts (any backend). In a fork, variables that
-        hold a path below the working directory, open files and shared mappings are the branch's own; paths inside of
-        other objects still name this session's files.
+        all that was executed here, with the same time limits and restarts (any backend). In a fork, open files,
+        shared mappings and variables that are paths below the working directory, or lists and dicts of them, are the
+        branch's own; a path inside of another object still names this session's file.
 
         Raises:
             CannotBranch: the live kernel cannot be forked, and why; this session is as it was.

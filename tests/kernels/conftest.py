@@ -25,6 +25,8 @@ async def opened(backend: str) -> AsyncIterator[Opener]:
         fitting = Limits(**{"grace_s": 1.0, **limits})
         spec = spec or SessionSpec(language=language_of(backend), preload=PRELOAD, limits=fitting)
         sessions.append(await open_session(spec, backend.partition("-")[0]))
+        if backend.endswith("-branch"):
+            sessions.append(await sessions[-1].branch())
         return sessions[-1]
 
     yield open_one

@@ -11,6 +11,8 @@ from jupyter_client.kernelspec import KernelSpecManager
 
 PYTHON = ("local", "fork")
 """Backends that run Python."""
+AND_BRANCHES = (*PYTHON, pytest.param("fork-branch", marks=pytest.mark.slow))
+"""The same, and sessions that are a branch of another."""
 R_IS_HERE = shutil.which("Rscript") is not None and "ir" in KernelSpecManager().find_kernel_specs()
 EVERY = (
     *PYTHON,
@@ -157,4 +159,4 @@ LANGUAGES = {
 
 def language_of(backend: str) -> str:
     """The language of a member of EVERY."""
-    return backend.partition("-")[2] or "python"
+    return "R" if backend.endswith("-R") else "python"

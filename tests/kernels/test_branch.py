@@ -56,7 +56,8 @@ async def test_places_are_the_branch_s_own(opened, branched):
     await told(
         parent,
         "import os, sys, tempfile\nfrom pathlib import Path\nos.mkdir('sub'); os.chdir('sub')\n"
-        "here, path = os.getcwd(), Path('x').resolve()\nos.environ['MINE'] = 'kept'; sys.path.append(here)\n"
+        "here, path = os.getcwd(), Path('x').resolve()\n"
+        "files = {'all': [here + '/a', 'b', 3]}\nos.environ['MINE'] = 'kept'; sys.path.append(here)\n"
         "tempfile.gettempdir()",
     )
     child = await branched(parent)
@@ -67,8 +68,8 @@ async def test_places_are_the_branch_s_own(opened, branched):
     folder = child.workdir.parent
     sub = str(child.workdir / "sub")
     assert said.split() == [sub, sub, f"{sub}/x", sub, f"{folder}/tmp", f"{folder}/home", f"{folder}/tmp"]
-    assert await told(child, "print(os.environ['MINE'])") == "kept"
-    assert await told(parent, "print(here)") == str(parent.workdir / "sub")
+    assert await told(child, "print(os.environ['MINE'], *files['all'])") == f"kept {sub}/a b 3"
+    assert await told(parent, "print(here, files['all'][0])") == "{0} {0}/a".format(parent.workdir / "sub")
 
 
 async def test_open_files_are_the_branch_s_own_at_the_same_place(opened, branched):

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from kernel_probes import alive, text
-from languages import PYTHON
+from languages import AND_BRANCHES
 
 from nbagent_kernels import PathOutside, Session, SessionClosed, SessionSpec
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.parametrize("backend", PYTHON)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.parametrize("backend", AND_BRANCHES)]
 
 
 async def test_state_lives_across_cells(opened):

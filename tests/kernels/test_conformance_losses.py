@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 from kernel_probes import text
-from languages import PYTHON
+from languages import AND_BRANCHES
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.parametrize("backend", PYTHON)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.parametrize("backend", AND_BRANCHES)]
 
 
 async def test_what_a_late_cell_printed_is_kept(opened):
