@@ -34,7 +34,7 @@ def descriptors(pid: int) -> Counter[str]:
     found: Counter[str] = Counter()
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            found[os.readlink(entry).partition(":[")[0].partition("/")[0]] += 1
+            found[str(entry.readlink()).partition(":[")[0].partition("/")[0]] += 1
         except OSError:
             continue  # the descriptor of this very listing
     return found
