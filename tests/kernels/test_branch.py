@@ -238,8 +238,10 @@ async def test_the_server_s_death_is_everybody_s_and_told(opened, branched):
     assert "fork server ended (signal SIGKILL)" in result.cause
     with pytest.raises(CannotBranch, match="the fork server ended"):
         await parent.branch()
-    for session in (parent, child):
-        assert int(await told(session, "import os\nprint(os.getppid())")) != server
+    idle = await parent.execute("import os\nprint(os.getppid())")
+    assert (idle.status, idle.state_kept) == ("ok", False)
+    assert "fork server ended (signal SIGKILL)" in idle.cause
+    assert text(idle.outputs).strip() == await told(child, "import os\nprint(os.getppid())") != str(server)
 
 
 async def test_restart_in_a_branch_keeps_its_files(opened, branched):

@@ -79,6 +79,14 @@ async def test_a_module_that_starts_threads_means_a_cold_start(opened, caplog, t
     assert "starts 1 threads" in caplog.text
 
 
+async def test_other_systems_start_cold_and_say_so_once(opened, caplog, monkeypatch):
+    monkeypatch.setattr(fork.sys, "platform", "plan9")
+    for _ in range(2):
+        session = await opened()
+        assert (await session.execute("1")).status == "ok"
+    assert caplog.text.count("kernels are started cold (backend local): only Linux") == 1
+
+
 async def test_an_interpreter_that_is_missing_is_one_clear_error(opened):
     with pytest.raises(KernelStartError, match="/no/such/python did not start"):
         await opened(SessionSpec(interpreter="/no/such/python"))
