@@ -65,8 +65,7 @@ async def branch_kernel(
             answered = parent.ask_branch(request, theirs.fileno())
         pid = await _pid(parent, child, answered)
         await asyncio.to_thread(copy_session, source, target)
-        adoption = {"op": "adopt", "id": child.id, "tag": str(target.number), "pid": pid, "of": parent.id}
-        server.order({**adoption, "groups": target.groups})
+        server.order({"op": "adopt", "id": child.id, "tag": str(target.number), "pid": pid, "of": parent.id})
         await child.wait_ready(ANSWER_S)
         if answered is not None:
             await _first(answered, parent.dead)

@@ -77,6 +77,13 @@ class Group:
             end_folder(folder)
 
 
+def attach(folders: Sequence[str], pid: int) -> None:
+    """Move a process, and all it will start, into a group. One that has ended is let go."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            Path(folder, "cgroup.procs").write_text(str(pid))
+
+
 def oom_kills() -> int:
     """Out-of-memory kills in this process's own memory group so far; 0 where that cannot be read."""
     return max((_count(own_place(name) / file, "oom_kill") for name, file in OOM_COUNTERS.items()), default=0)

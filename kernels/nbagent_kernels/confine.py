@@ -6,10 +6,9 @@ A forked kernel calls `confine(plan)` before its first cell; a kernel of the bac
 
 PLAN is JSON, made by confinement.py:
     {"read": […], "sockets": […], "write": […]}   paths, each with what is below it; those not there are skipped
-    {"groups": […]}                               folders of the control group to enter
     {"abi": int, "network": bool}                 Landlock's ABI, 0 for none; whether the network stays as it is
     {"apart": bool, "shm_bytes": int | None}      whether to leave the host's namespaces; size of /dev/shm
-    {"rlimits": {name: value}}                    set by the program only: a forked kernel sets its own
+    {"rlimits": {name: value}, "groups": […]}     for the program only: a forked kernel gets them otherwise
 
 Landlock (landlock(7), Linux 5.13 and later) decides on files and signals, as far as its ABI goes. Namespaces, where the
 system grants them, give the session a /dev/shm, terminals, System V IPC and a network of its own; where it does not,
@@ -59,11 +58,8 @@ def confine(plan: dict[str, Any]) -> bool:
     """Restrict this process, which has one thread. True where it has got namespaces of its own.
 
     Raises:
-        OSError: Landlock or a control group is there and refuses.
+        OSError: Landlock is there and refuses.
     """
-    for folder in plan["groups"]:
-        with open(f"{folder}/cgroup.procs", "w") as members:  # noqa: PTH123
-            members.write("0")
     apart = plan["apart"] and leave_namespaces(plan)
     call(_libc.prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if plan["abi"]:
@@ -167,6 +163,9 @@ if __name__ == "__main__":
     import resource
 
     given = json.loads(sys.argv[1])
+    for folder in given["groups"]:
+        with open(f"{folder}/cgroup.procs", "w") as members:  # noqa: PTH123
+            members.write("0")
     apart = confine(given)
     if len(sys.argv) == 2:
         print("apart" if apart else "")

@@ -64,13 +64,12 @@ def plan(
         program: what runs as the kernel; it and its installation may be read.
         sockets: a folder in which the kernel may make sockets and nothing else.
         also: folders that it may write to besides the workspace's.
-        branch: True in the fork of a kernel that is confined: it has its namespaces already, and the fork server puts
-            it into its group.
+        branch: True in the fork of a kernel that is confined: it has its namespaces already.
     """
     variables = {name: os.environ.get(name, "") for name in ("PATH", "LD_LIBRARY_PATH")} | dict(spec.env)
     libraries = [path for name in LIBRARIES for path in variables.get(name, "").split(os.pathsep) if path]
     return {
-        "groups": [] if branch else workspace.groups,
+        "groups": workspace.groups,
         "abi": landlock_abi(),
         "read": [*installed(program, variables["PATH"]), *libraries, *map(str, workspace.shared)],
         "sockets": [str(sockets)] if sockets else [],

@@ -258,6 +258,8 @@ class _Server:
                     self._ready.set_result(message)
             elif (wire := self._wires.get(message["id"])) is None:
                 continue
+            elif message["op"] == "forked":
+                wire.forked(message["pid"])
             elif message["op"] == "signaled":
                 wire.passed_on()
             else:

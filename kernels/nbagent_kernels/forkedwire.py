@@ -11,6 +11,7 @@ import struct
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from nbagent_kernels.cgroups import attach
 from nbagent_kernels.errors import KernelStartError
 from nbagent_kernels.stream import PacedSocket
 from nbagent_kernels.types import Limits, SessionSpec
@@ -53,6 +54,7 @@ class ForkedWire:
         self.born: asyncio.Future[int] = self._loop.create_future()
         """Done when a branch has been forked, with its pid as it says itself."""
         self._ready: asyncio.Future[str] = self._loop.create_future()
+        self._grouped: asyncio.Future[None] = self._loop.create_future()
         self._branched: asyncio.Future[str] | None = None
         self._brancher = brancher
         self._order = order
@@ -71,6 +73,7 @@ class ForkedWire:
         try:
             async with asyncio.timeout(seconds):
                 why = await asyncio.shield(self._ready)
+                await asyncio.shield(self._grouped)
         except TimeoutError:
             raise KernelStartError(f"the forked kernel said nothing within {seconds:g} s") from None
         if why:
@@ -126,6 +129,16 @@ class ForkedWire:
         finally:
             self._stream.close()
 
+    def forked(self, pid: int) -> None:
+        """The server says which process the kernel is."""
+
+        async def attached() -> None:
+            """In the kernel's control group. That waits for all processors, so it goes on while the kernel comes up."""
+            await asyncio.to_thread(attach, self._workspace.groups, pid)
+            settle(self._grouped)
+
+        self._attaching = self._loop.create_task(attached())
+
     def passed_on(self) -> None:
         """The server has sent the kernel a signal."""
         self._interrupts -= 1
@@ -146,6 +159,7 @@ class ForkedWire:
         cause = self._broken or cause
         if not self._ready.done():
             self._ready.set_result(cause)
+        settle(self._grouped)
         self.dead.set_result(cause)
 
     def _hung_up(self) -> None:

@@ -11,7 +11,7 @@ The control socket (SOCK_SEQPACKET, one JSON object per packet) takes
     {"op": "adopt", "id", "tag", "pid", "of"}                      takes on the branch that kernel `of` has forked
     {"op": "abort", "id", "of"}                                    gives up a branch, whether adopted or not
 and gives {"op": "ready", …}, {"op": "exit", "id", "status" (as waitpid gives it)}, {"op": "failed", "id", "why"},
-{"op": "signaled", "id"} when a signal has been sent.
+{"op": "forked", "id", "pid"} for a kernel or a branch taken on, {"op": "signaled", "id"} when a signal has been sent.
 PYTHONHASHSEED is the server's for every kernel: it cannot change at a fork.
 
 The server ends, and every kernel with it, when its control socket closes or its parent dies; where the parent is
@@ -131,6 +131,7 @@ class Server:
             return
         if pid:
             self.kernels[pid] = request["id"], request["tag"]
+            self.tell({"op": "forked", "id": request["id"], "pid": pid})
             sock.close()
             return
         try:
@@ -155,7 +156,7 @@ class Server:
             self.tell({"op": "failed", "id": request["id"], "why": "the branch is not the kernel's"})
             return
         self.kernels[request["pid"]] = request["id"], request["tag"]
-        join_groups(request["pid"], request["groups"])
+        self.tell({"op": "forked", "id": request["id"], "pid": request["pid"]})
         with contextlib.suppress(OSError):
             os.kill(between, signal.SIGKILL)
         if not Path(f"/proc/{request['pid']}").exists():
@@ -232,13 +233,6 @@ def kill_group(pid: int, number: int) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             os.kill(pid, number)
-
-
-def join_groups(pid: int, folders: list[str]) -> None:
-    """Move a process into control groups. One that has ended is let go."""
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            Path(folder, "cgroup.procs").write_text(str(pid))
 
 
 def parent_of(pid: int) -> int:
