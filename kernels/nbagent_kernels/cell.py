@@ -14,6 +14,8 @@ SILENCE_S = 1.0
 """Seconds without a message after the reply that show that the idle status was lost, as in a flood."""
 DRAIN_S = 10.0
 """Seconds to take in what a flood left on its way, so that it does not stand before the next cell's outputs."""
+AGAIN_S = 1.0
+"""Seconds between two interrupts of a cell that ran out of time."""
 REPLY_S = 0.3
 """Seconds to wait for a reply that may be lost after the idle status: the kernel sends it before."""
 MOST_CELLS = 1 << 31
@@ -74,8 +76,7 @@ class Cell:
             )
             if not await first(self._replied, wire.dead, timeout=timeout):
                 status, cause = "timeout", f"ran past {timeout:g} s, interrupted"
-                self.interrupt()
-                if not await first(self._replied, wire.dead, timeout=self._limits.grace_s):
+                if not await self._interrupted_in_time(wire):
                     cause = f"ran past {timeout:g} s, ignored the interrupt for {self._limits.grace_s:g} s, killed"
                     killed = True
                     wire.kill()
@@ -104,6 +105,15 @@ class Cell:
             state_kept=not died and not lost,
             cause=cause,
         )
+
+    async def _interrupted_in_time(self, wire: Wire) -> bool:
+        """Interrupt until the grace is over: one that comes before the cell's first line is lost."""
+        end = time.perf_counter() + self._limits.grace_s
+        while (left := end - time.perf_counter()) > 0:
+            self.interrupt()
+            if await first(self._replied, wire.dead, timeout=min(left, AGAIN_S)):
+                return True
+        return False
 
     async def _drain(self, wire: Wire) -> None:
         end = time.perf_counter() + DRAIN_S
