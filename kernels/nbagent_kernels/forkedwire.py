@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import signal
 import socket
 import struct
@@ -22,7 +21,6 @@ END_S = 10.0
 """Seconds to wait for the server's word that a killed kernel is gone."""
 HANG_UP_S = 5.0
 """Seconds that a kernel may live on after it has closed its stream."""
-_log = logging.getLogger(__name__)
 
 Order = Callable[[Mapping[str, Any]], None]
 """Sends the fork server a request."""
@@ -65,6 +63,7 @@ class ForkedWire:
         self._workspace = workspace
         self._ooms = workspace.oom_kills()
         self._stream = PacedSocket(sock, self._deliver, self._hung_up)
+        self._unconfirmed: asyncio.TimerHandle | None = None
         self._interrupts = 0
         self._quiet: asyncio.Future[None] | None = None
 
@@ -100,9 +99,12 @@ class ForkedWire:
             await first(self._quiet, self.dead, timeout=END_S)
 
     def kill(self) -> None:
-        """SIGKILL to the kernel's process group and what it detached."""
+        """SIGKILL to the kernel's process group and what it detached; `dead` also where the server does not confirm."""
         if not self.dead.done():
             self._order({"op": "drop", "id": self.id})
+            if self._unconfirmed is None:
+                why = f"killed; the fork server did not confirm its end within {END_S:g} s"
+                self._unconfirmed = self._loop.call_later(END_S, self.ended, {"op": "failed", "why": why})
 
     async def branch(self, spec: SessionSpec, source: Workspace, target: Workspace) -> ForkedWire:
         """Fork the live kernel; see Wire.branch."""
@@ -122,10 +124,7 @@ class ForkedWire:
         """Kill, wait for the server to have reaped it, close the socket."""
         self.kill()
         try:
-            async with asyncio.timeout(END_S):
-                await asyncio.shield(self.dead)
-        except TimeoutError:
-            _log.warning("the fork server did not confirm the end of kernel %d", self.id)
+            await asyncio.shield(self.dead)
         finally:
             self._stream.close()
 
@@ -149,6 +148,8 @@ class ForkedWire:
         """The server says that this kernel is gone (and reaped)."""
         if self.dead.done():
             return
+        if self._unconfirmed is not None:
+            self._unconfirmed.cancel()
         self._stream.drain()
         self._stream.close()
         cause = (

@@ -47,6 +47,17 @@ async def test_a_dead_server_is_a_death_of_its_kernels_and_is_replaced(opened):
     assert await parent_of(session) != server
 
 
+async def test_a_server_that_was_stopped_hangs_no_cell(opened, monkeypatch):
+    monkeypatch.setattr("nbagent_kernels.forkedwire.END_S", 0.5)
+    session = await opened(SessionSpec(preload=("json",), limits=Limits(grace_s=0.3)))
+    server = await parent_of(session)
+    os.kill(server, signal.SIGSTOP)
+    result = await session.execute("import time\ntime.sleep(60)", timeout=0.3)
+    assert (result.status, result.state_kept) == ("timeout", False)
+    os.kill(server, signal.SIGCONT)
+    assert (await session.execute("1")).status == "ok"
+
+
 async def test_kernels_end_with_their_server(opened):
     session = await opened()
     pid = int(text((await session.execute("import os\nprint(os.getpid())")).outputs))
