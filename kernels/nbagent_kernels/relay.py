@@ -38,6 +38,8 @@ COMMS = {"comm_open", "comm_msg", "comm_close"}
 ASKED = {f"{name}_request" for name in ("execute", "complete", "inspect", "is_complete", "history", "comm_info")}
 WAIT_S = 1.0
 """Seconds to wait for the other one of reply and idle status, where it may have been lost."""
+INFO_S = 60.0
+"""Seconds that a kernel which has started may take to say what it is."""
 LINGER_MS = 1000
 _AT_ONCE = 64
 _RECENT = 64
@@ -137,7 +139,8 @@ class Relay:
 
         wire.listen(take)
         wire.request("info", {}, "kernel_info_request")
-        await first(answered, wire.dead, timeout=None)
+        if not await first(answered, wire.dead, timeout=INFO_S):
+            raise KernelStartError(f"the kernel did not say within {INFO_S:g} s what it is")
         if wire.dead.done():
             raise KernelStartError(f"the kernel ended while it started: {wire.dead.result()}")
         wire.listen(self._heard)

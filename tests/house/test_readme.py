@@ -69,7 +69,7 @@ def test_there_are_commands_to_try() -> None:
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_a_command_and_its_flags_exist(words: list[str]) -> None:
-    helped = help_of(tuple(words[: 2 if words[0] in {"tasks", "bixbench", "sandbox"} else 1]))
+    helped = help_of(tuple(words[: 2 if words[0] in {"tasks", "bixbench", "sandbox", "kernelspec"} else 1]))
     unknown = [flag for w in words if w.startswith("--") if (flag := w.partition("=")[0]) not in helped]
     assert not unknown
 

@@ -77,6 +77,7 @@ def ask(client, code: str) -> dict:
     return client.execute_interactive(code, output_hook=lambda _: None, timeout=20)["content"]
 
 
+@pytest.mark.slow
 def test_nbclient_gives_what_a_stock_kernel_gives(kernel, monkeypatch):
     monkeypatch.delenv("MPLBACKEND", raising=False)  # a stock kernel would take it over
     ours, stock = notebook(*CELLS), notebook(*CELLS)
@@ -164,6 +165,7 @@ def test_a_blocking_manager_interrupts_restarts_and_sees_death(kernel):
     assert not manager.has_kernel
 
 
+@pytest.mark.slow
 async def test_an_async_manager_and_its_requests(kernel):
     manager = AsyncKernelManager(kernel_name=kernel)
     await manager.start_kernel()
