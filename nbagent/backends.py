@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from nbagent.errors import UsageError
 from nbagent_kernels import BACKENDS
+from nbagent_kernels.confinement import gaps
 
-NOT_COVERED = (
-    "note: the backends fork and local limit memory, files and time and give the kernel no keys, but they are no "
-    "sandbox: its code runs as you, can read and write your files and reach the network"
-)
+
+def not_covered() -> str:
+    """What the backends `fork` and `local` leave open on this machine, in one line for the user."""
+    missing = "".join(f"; {gap}" for gap in gaps())
+    return (
+        "note: the backends fork and local keep a kernel to its own files and network, limit memory, files and time "
+        "and give it no keys, but they are no sandbox: its code runs as you on your system, sees what is installed "
+        f"and what runs, and reaches local services by their sockets{missing}"
+    )
 
 
 def choose_backend(named: str | None, what: str, ours: bool) -> str:

@@ -90,11 +90,11 @@ def execute(
 
     [bold]nbagent exec analysis.ipynb --out done.ipynb --backend fork --files data --timeout 60[/bold]
     """
-    from nbagent.backends import NOT_COVERED, choose_backend
+    from nbagent.backends import choose_backend, not_covered
     from nbagent.execute_notebook import exec_notebook
 
     chosen = choose_backend(backend, str(notebook), ours=False)
-    print(NOT_COVERED, file=sys.stderr)
+    print(not_covered(), file=sys.stderr)
     report = exec_notebook(notebook, out, chosen, timeout, allow_errors, kernel, files)
     say(report, compared=False)
     print(out)

@@ -95,7 +95,7 @@ def score(
     from rich.console import Console
 
     from nbagent.agent import agent_beside
-    from nbagent.backends import NOT_COVERED, choose_backend
+    from nbagent.backends import choose_backend, not_covered
     from nbagent.models.opening import is_ours, is_remote
     from nbagent.score_run import ScoreRecipe, score_command
     from nbagent.score_table import score_table
@@ -129,7 +129,7 @@ def score(
         "max_cost": max_cost,
     }
     if not is_ours(model):
-        print(NOT_COVERED, file=sys.stderr)
+        print(not_covered(), file=sys.stderr)
     made = score_command(recipe, out, remote if is_remote(model) else {}, concurrency=at_once, resume=resume)
     Console().print(score_table(made))
     print(f"score: {out / 'score.json'}\nreport: {out / 'report.html'}")

@@ -146,6 +146,8 @@ class Verbs:
             lines.append(wording.timed_out(self._seconds, result.state_kept))
         elif result.status == "dead" or not result.state_kept:
             lines.append(wording.died(result.cause))
+        if result.limit:
+            lines.append(wording.limit_hit(result.limit))
         return lines
 
     async def _edit_cell(self, cell: str, source: str) -> Reply:

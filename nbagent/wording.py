@@ -91,6 +91,11 @@ def died(cause: str) -> str:
     return f"The kernel died{f' ({cause})' if cause else ''}. {LOST}"
 
 
+def limit_hit(limit: str) -> str:
+    """A resource limit that a cell ran into."""
+    return f"[limit reached: {limit}]"
+
+
 def dropped(number: int) -> str:
     """Output beyond the cap."""
     return f"[{number} bytes of output dropped]"

@@ -73,6 +73,7 @@ class Server:
                 importlib.import_module(module)
             except Exception as error:
                 skipped[module] = f"{type(error).__name__}: {error}"
+        load_beside("forkedcaches").read_only()
         self.kernel = self.making.make_kernel(self.channel)
         threads = len(list(Path("/proc/self/task").iterdir()))
         gc.collect()

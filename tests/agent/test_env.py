@@ -139,6 +139,14 @@ async def test_dropped_output_is_said(task, opened):
         assert at.kinds("execution")[0]["dropped_bytes"] > 90_000
 
 
+async def test_a_limit_that_was_hit_is_said(task, opened):
+    async with opened(task, session_limits=Limits(open_files=64)) as at:
+        text = await at.do("run_cell", code="held = [open('/dev/null') for _ in range(100)]")
+        assert text.endswith("\n[limit reached: open files: 64]")
+        assert not at.env.history[-1].shown
+        assert await at.do("run_cell", code="1") == "[c2]\n1"
+
+
 async def test_a_timeout_says_whether_variables_survived(task, opened):
     limits, session_limits = {"cell_timeout_s": 0.5}, Limits(grace_s=0.5)
     async with opened(task, limits=limits, session_limits=session_limits) as at:

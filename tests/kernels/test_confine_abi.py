@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from nbagent_kernels import SessionSpec, confinement, open_session
 from nbagent_kernels.confine import landlock_abi
 from nbagent_kernels.confinement import confined_command, gaps, plan
+from nbagent_kernels.fork import end_servers
 from nbagent_kernels.workspace import Workspace
 
 ACTIONS = """
@@ -110,3 +112,24 @@ async def test_a_kernel_of_another_language_is_confined_too(tmp_path):
         assert [entry.name for entry in session.workdir.iterdir()] == ["own"]
     finally:
         await session.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(landlock_abi() == 0, reason="there is no Landlock here")
+@pytest.mark.asyncio
+async def test_compiled_functions_beside_a_library_are_loaded_and_not_written(tmp_path):
+    (tmp_path / "compiled.py").write_text("import numba\n@numba.njit(cache=True)\ndef more(x):\n    return x + 1\n")
+    (tmp_path / "python").write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    spec = SessionSpec(interpreter=str(tmp_path / "python"), preload=("compiled",))
+    call = "import compiled; (compiled.more(1), sum(compiled.more.stats.cache_hits.values()))"
+    for preload, hits in ((("compiled",), 0), (("numba",), 1)):
+        session = await open_session(replace(spec, preload=preload), "fork")
+        try:
+            result = await session.execute(call, 120)
+            assert result.outputs[-1].get("data") == {"text/plain": f"(2, {hits})"}, result.outputs
+        finally:
+            await session.close()
+        assert bool(list(tmp_path.rglob("*.nbi"))) == bool(hits)
+        subprocess.run([spec.interpreter, "-B", "-c", call], check=True)
+    end_servers()

@@ -199,11 +199,35 @@ async def test_shared_memory_and_terminals_are_the_sessions_own(opened):
             "import multiprocessing, os, pty\n"
             "pool = multiprocessing.get_context('fork').Pool(2); print(pool.map(abs, [-1, -2])); pool.terminate()\n"
             "print([name for name in os.listdir('/dev/shm') if not name.startswith('sem.')])\n"
-            "ends = os.openpty(); print(os.ttyname(ends[1]))"
+            "ends = os.openpty(); print(os.ttyname(ends[1])); print(os.readlink('/proc/self/ns/ipc'))"
         )
     assert result.status == "ok", result.outputs
-    assert text(result.outputs) == "[1, 2]\n[]\n/dev/pts/0\n"
+    *said, queues = text(result.outputs).splitlines()
+    assert said == ["[1, 2]", "[]", "/dev/pts/0"]
+    assert queues != str(Path("/proc/self/ns/ipc").readlink())
     assert not Path("/dev/shm/theirs").exists()
+
+
+@both
+async def test_what_is_documented_as_not_covered(opened, tmp_path):
+    (tmp_path / "secret").write_text("four")
+    service = socket.socket(socket.AF_UNIX)
+    service.bind(str(tmp_path / "service"))
+    service.listen()
+    try:
+        session = await opened()
+        said = await tried(
+            session,
+            f"os.stat({str(tmp_path / 'secret')!r}).st_size",
+            f"os.chmod({str(tmp_path / 'secret')!r}, 0o640)",
+            f"open('/proc/{os.getpid()}/cmdline').read() != ''",
+            f"socket.socket(socket.AF_UNIX).connect({str(tmp_path / 'service')!r})",
+            f"(libc := ctypes.CDLL(None)).inotify_add_watch(libc.inotify_init(), {os.fsencode(tmp_path)!r}, 256) > 0",
+        )
+    finally:
+        service.close()
+    assert said == ["got 4", "got None", "got True", "got None", "got True"]
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o640
 
 
 @both
