@@ -17,6 +17,7 @@ import papermill
 import pytest
 from jupyter_client.manager import AsyncKernelManager, KernelManager, start_new_kernel
 from kernel_probes import alive
+from languages import R_IS_HERE
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
@@ -240,6 +241,17 @@ def test_files_are_copied_and_the_original_stays(kernel, tmp_path):
     NotebookClient(ran, km=manager, resources={"metadata": {"path": str(tmp_path)}}).execute(cleanup_kc=True)
     assert ran.cells[0].outputs[0].text == "given\n"
     assert (tmp_path / "data" / "a.txt").read_text() == "given"
+
+
+@pytest.mark.skipif(not R_IS_HERE, reason="no R kernel; Debian, Ubuntu: apt install r-base-core r-cran-irkernel")
+def test_a_notebook_in_r(tmp_path, monkeypatch):
+    install(kernelspec("local", kernel="ir"), "ours", prefix=tmp_path)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share" / "jupyter"))
+    ran = notebook("x <- 2\nprint(x)", "Sys.sleep(60)", "x * 3")
+    client = NotebookClient(ran, kernel_name="ours", timeout=2, interrupt_on_timeout=True, allow_errors=True)
+    client.execute()
+    assert ran.cells[0].outputs[0].text == "[1] 2\n"
+    assert ran.cells[2].outputs[0].data["text/plain"] == "[1] 6"
 
 
 HOST = """
