@@ -118,6 +118,7 @@ async def test_a_kernel_of_another_language_is_confined_too(tmp_path):
 @pytest.mark.skipif(landlock_abi() == 0, reason="there is no Landlock here")
 @pytest.mark.asyncio
 async def test_compiled_functions_beside_a_library_are_loaded_and_not_written(tmp_path):
+    pytest.importorskip("numba")
     (tmp_path / "compiled.py").write_text("import numba\n@numba.njit(cache=True)\ndef more(x):\n    return x + 1\n")
     (tmp_path / "python").write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
     (tmp_path / "python").chmod(0o755)
