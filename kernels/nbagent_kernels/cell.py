@@ -16,6 +16,8 @@ DRAIN_S = 10.0
 """Seconds to take in what a flood left on its way, so that it does not stand before the next cell's outputs."""
 AGAIN_S = 1.0
 """Seconds between two interrupts of a cell that ran out of time."""
+ASKED_S = 0.25
+"""Seconds between two interrupts of a cell that waits for input."""
 REPLY_S = 0.3
 """Seconds to wait for a reply that may be lost after the idle status: the kernel sends it before."""
 MOST_CELLS = 1 << 31
@@ -150,12 +152,18 @@ class Cell:
         elif message.kind == "input_request":
             # ipykernel refuses by itself, others wait for an answer.
             self._fold.feed("error", NO_INPUT, 0)
-            self.interrupt("it asked for input")
+            self._refuse_input()
         else:
             self._fold.feed(message.kind, message.content, message.size)
         if self._reply is not None and self._idle:
             settle(self.done)
         return self._fold.full and not self._draining
+
+    def _refuse_input(self) -> None:
+        """Interrupt until it hears it: R misses an interrupt that comes between its question and its wait."""
+        if self._wire is not None and not self._wire.dead.done() and not self._replied.done():
+            self.interrupt("it asked for input")
+            asyncio.get_running_loop().call_later(ASKED_S, self._refuse_input)
 
     def _why_not_ok(self, reply: Message) -> str:
         if reply.content.get("status") == "aborted":
