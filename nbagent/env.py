@@ -21,7 +21,7 @@ from nbagent.notebook import NotebookDocument
 from nbagent.tasks import Outcome, Task, Verdict
 from nbagent.tools import TOOLS, complaint, tool_name
 from nbagent.verbs import Reply, Verbs
-from nbagent_context import Brief, Exchange, message
+from nbagent_context import Brief, Exchange, Memory, message
 from nbagent_kernels import Limits, SessionSpec
 
 Record = Callable[..., None]
@@ -75,7 +75,7 @@ class NotebookEnv:
     Attributes:
         brief: what stays the same from the first step to the last.
         tools: schemas of the tools there are.
-        history: the steps so far.
+        history: the steps so far, and the memories that whoever plays the attempt has added.
         notice: what the agent should know of the steps and the time left; '' for nothing.
         answer: what was submitted; None until then.
         verdict: the outcome; None while the attempt runs.
@@ -96,7 +96,7 @@ class NotebookEnv:
         self.task, self.fmt, self.limits = task, fmt, limits or EnvLimits()
         self.tools = fmt.available(TOOLS)
         self.brief = brief_of(task, fmt, instruction)
-        self.history: list[Exchange] = []
+        self.history: list[Exchange | Memory] = []
         self.notice = ""
         self.answer: str | None = None
         self.verdict: Verdict | None = None

@@ -11,7 +11,7 @@ from typing import Any
 
 from nbagent.errors import ModelFolderError
 from nbagent.models.base import Prompt
-from nbagent_context import Budget, Window
+from nbagent_context import Budget, SummaryRequest, Window
 
 BYTES_PER_TOKEN_BOUND = 1
 """Without a tokenizer a token is counted per byte: never too few, since every byte-level token covers one or more."""
@@ -64,7 +64,7 @@ class PromptBuilder:
         pair = self._glue(("system", "user", "assistant", "user"))
         return Budget(tokens=self._room - start, per_message=max(self.count(piece) for piece in pair))
 
-    def build(self, window: Window, tools: Sequence[dict[str, Any]] = ()) -> Prompt:
+    def build(self, window: Window | SummaryRequest, tools: Sequence[dict[str, Any]] = ()) -> Prompt:
         """The prompt: messages, and exact ids where there is a tokenizer."""
         if self._tokenizer is None:
             return Prompt(messages=window.messages, tools=tools)

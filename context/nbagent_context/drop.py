@@ -17,9 +17,11 @@ from nbagent_context.types import (
     Count,
     Elision,
     Exchange,
+    History,
     Level,
     Notebook,
     Window,
+    exchanges_of,
     message,
 )
 
@@ -58,18 +60,19 @@ class Drop:
     """Characters of the one line that is left of an older output; 0 leaves only a mark."""
 
     def window(
-        self, brief: Brief, notebook: Notebook, history: Sequence[Exchange], notice: str, budget: Budget, count: Count
+        self, brief: Brief, notebook: Notebook, history: History, notice: str, budget: Budget, count: Count
     ) -> Window:
         """One system and one user message.
 
         Raises:
             BudgetTooSmall: the smallest form of every part does not fit.
         """
-        newest = history[len(history) - self.keep :] if self.keep else history[:0]
+        exchanges = exchanges_of(history)
+        newest = exchanges[len(exchanges) - self.keep :] if self.keep else []
         recent = {exchange.cell_id for exchange in newest if exchange.cell_id}
         parts = [_Part("task", [f"{brief.task}\n"])]
         parts += self._cells(notebook, recent)
-        parts += self._unshown(history)
+        parts += self._unshown(exchanges)
         if notice:
             parts.append(_Part("notice", [f"{notice}\n"]))
         system = [brief.instruction] if brief.instruction else []

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nbagent_context.types import Brief, Budget, BudgetTooSmall, Count, Exchange, Notebook, Window, message
+from nbagent_context.types import Brief, Budget, BudgetTooSmall, Count, History, Notebook, Window, exchanges_of, message
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +12,7 @@ class Full:
     """Every prompt is a prefix of the next one, but for the notice at the end."""
 
     def window(
-        self, brief: Brief, notebook: Notebook, history: Sequence[Exchange], notice: str, budget: Budget, count: Count
+        self, brief: Brief, notebook: Notebook, history: History, notice: str, budget: Budget, count: Count
     ) -> Window:
         """System and task, then each exchange as an assistant and a user message.
 
@@ -22,7 +21,7 @@ class Full:
         """
         messages = [message("system", [brief.instruction])] if brief.instruction else []
         messages.append(message("user", [brief.task]))
-        for exchange in history:
+        for exchange in exchanges_of(history):
             messages.append(message("assistant", [exchange.text]))
             messages.append(message("user", [exchange.observation]))
         if notice:

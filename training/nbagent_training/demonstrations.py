@@ -21,7 +21,7 @@ from nbagent.prompts import PromptBuilder
 from nbagent.tasks import Task
 from nbagent.tools import TOOLS, tool_name
 from nbagent.verbs import run_observation
-from nbagent_context import Exchange, Policy, Window
+from nbagent_context import Exchange, Memory, Policy, SummaryRequest, Window
 from nbagent_context.render import output_text
 
 Step = tuple[Window, str]
@@ -55,14 +55,19 @@ def demonstrate(task: Task, format_name: str, policy: Policy, prompts: PromptBui
     brief = brief_of(task, fmt)
     named = any(tool_name(tool) == "edit_cell" for tool in fmt.available(TOOLS))
     document = NotebookDocument(task.language)
-    history: list[Exchange] = []
+    history: list[Exchange | Memory] = []
     steps: list[Step] = []
     budget, count = prompts.budget(), prompts.count
 
     def learn(text: str) -> None:
-        left = limits.max_steps - len(history)
+        number = len(steps)
+        left = limits.max_steps - number
         notice = wording.steps_left(left) if left <= limits.warn_steps else ""
-        steps.append((policy.window(brief, document.node, history, notice, budget, count), text))
+        window = policy.window(brief, document.node, history, notice, budget, count)
+        while isinstance(window, SummaryRequest):  # Nobody wrote memories for a demonstration: it goes on without.
+            history.append(Memory("", window.covers, number))
+            window = policy.window(brief, document.node, history, notice, budget, count)
+        steps.append((window, text))
 
     for number, cell in enumerate(cells):
         text = fmt.render("run_cell", {"code": cell["source"]})
