@@ -6,9 +6,14 @@ from typing import Annotated
 
 import typer
 
+from nbagent_bixbench import results_commands
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Load, run, grade and report BixBench and sets in its format."
 )
+
+
+app.add_typer(results_commands.app)
 
 
 @app.callback()
