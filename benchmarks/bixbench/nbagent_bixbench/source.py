@@ -15,7 +15,8 @@ from nbagent.errors import TaskFormatError
 from nbagent.tasks import Task, TaskSource
 from nbagent_bixbench.capsule import Unpacked, unpack
 from nbagent_bixbench.grade import KeyVerifier
-from nbagent_bixbench.rows import Row, read_rows
+from nbagent_bixbench.rows import read_rows
+from nbagent_bixbench.types import Row
 
 
 def open_source(location: str, cache: Path | None = None) -> TaskSource | None:
