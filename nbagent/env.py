@@ -108,6 +108,7 @@ class NotebookEnv:
         )
         self._document = NotebookDocument(task.language)
         self._verbs: Verbs | None = None
+        self._running = False
         self._began = time.monotonic()
         self._last = False
 
@@ -127,15 +128,19 @@ class NotebookEnv:
         self.history, self.steps_taken = [], 0
         self.answer, self.verdict = None, None
         self._document = NotebookDocument(self.task.language)
-        self._verbs = Verbs(
-            self._document,
-            self._spec,
-            self._backend,
-            self._record,
-            chars=self.limits.observation_chars,
-            # Ids are worth their tokens only where a tool can name them.
-            ids=any(tool_name(tool) == "edit_cell" for tool in self.tools),
-        )
+        names = {tool_name(tool) for tool in self.tools}
+        # A format that can only submit has no use for a kernel.
+        if names != {"submit_answer"}:
+            self._verbs = Verbs(
+                self._document,
+                self._spec,
+                self._backend,
+                self._record,
+                chars=self.limits.observation_chars,
+                # Ids are worth their tokens only where a tool can name them.
+                ids="edit_cell" in names,
+            )
+        self._running = True
         self._began = time.monotonic()
         self._look_ahead()
         system = [message("system", [self.brief.instruction])] if self.brief.instruction else []
@@ -152,7 +157,7 @@ class NotebookEnv:
             InfrastructureError: a cause on the host's side; the step does not count.
             RuntimeError: before reset(), or after the attempt has ended.
         """
-        if self._verbs is None or self.verdict is not None:
+        if not self._running or self.verdict is not None:
             raise RuntimeError("the attempt has ended or not begun; call reset()")
         step = self.steps_taken
         reason = action.error or complaint(action.tool, action.args, self.tools)
@@ -163,6 +168,7 @@ class NotebookEnv:
         elif self._last:
             reply = Reply(wording.MUST_SUBMIT, short=action.tool)
         else:
+            assert self._verbs is not None
             args = {name: value for name, value in action.args.items() if value is not None}
             seconds = min(self.limits.cell_timeout_s, max(self._seconds_left(), 1.0))
             reply = await self._verbs.take(step, action.tool, args, seconds)
@@ -195,7 +201,7 @@ class NotebookEnv:
 
     async def close(self) -> None:
         """End the session, also one that is still being opened. Idempotent."""
-        verbs, self._verbs = self._verbs, None
+        verbs, self._verbs, self._running = self._verbs, None, False
         if verbs is not None:
             await verbs.close()
 
