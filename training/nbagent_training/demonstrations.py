@@ -7,7 +7,7 @@ is what will be asked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import nbformat
@@ -21,11 +21,13 @@ from nbagent.prompts import PromptBuilder
 from nbagent.tasks import Task
 from nbagent.tools import TOOLS, tool_name
 from nbagent.verbs import run_observation
-from nbagent_context import Exchange, Memory, Policy, SummaryRequest, Window
+from nbagent_context import Exchange, Memory, Policy, SummaryRequest, Window, exchanges_of
 from nbagent_context.render import output_text
 
-Step = tuple[Window, str]
-"""A prompt's window and the text to be learned."""
+Step = tuple[Window | SummaryRequest, str]
+"""What a prompt shows, and the text to be learned."""
+Remember = Callable[[Sequence[Exchange], str], str]
+"""Writes the memory of a demonstration, from the exchanges that it covers and the memory before ('' for none)."""
 
 
 def reference_cells(task: Task) -> list[dict[str, Any]]:
@@ -43,8 +45,15 @@ def reference_cells(task: Task) -> list[dict[str, Any]]:
     return cells
 
 
-def demonstrate(task: Task, format_name: str, policy: Policy, prompts: PromptBuilder, limits: EnvLimits) -> list[Step]:
-    """The steps of one demonstration.
+def demonstrate(
+    task: Task,
+    format_name: str,
+    policy: Policy,
+    prompts: PromptBuilder,
+    limits: EnvLimits,
+    remember: Remember | None = None,
+) -> list[Step]:
+    """The steps of one demonstration; memories that the policy asks for are steps too where `remember` writes them.
 
     Raises:
         TaskFormatError: the task has no usable reference notebook.
@@ -60,12 +69,16 @@ def demonstrate(task: Task, format_name: str, policy: Policy, prompts: PromptBui
     budget, count = prompts.budget(), prompts.count
 
     def learn(text: str) -> None:
-        number = len(steps)
+        number = len(exchanges_of(history))
         left = limits.max_steps - number
         notice = wording.steps_left(left) if left <= limits.warn_steps else ""
         window = policy.window(brief, document.node, history, notice, budget, count)
-        while isinstance(window, SummaryRequest):  # Nobody wrote memories for a demonstration: it goes on without.
-            history.append(Memory("", window.covers, number))
+        if isinstance(window, SummaryRequest):
+            before = next((entry.text for entry in reversed(history) if isinstance(entry, Memory)), "")
+            memory = remember(exchanges_of(history)[: window.covers], before) if remember else ""
+            if remember:
+                steps.append((window, memory))
+            history.append(Memory(memory, window.covers, number))
             window = policy.window(brief, document.node, history, notice, budget, count)
         steps.append((window, text))
 
