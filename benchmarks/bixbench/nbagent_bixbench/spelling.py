@@ -49,7 +49,7 @@ def plain_text(text: str) -> str:
         if grouped := _GROUPED.match(text):
             text = re.sub(rf"[{_THIN}]", ",", grouped.group().strip()) + text[grouped.end() :]
     text = " ".join(text.split())
-    if len(text) > 2 and text[-1] == "." and text[-2] != ".":
+    if len(text) > 1 and text[-1] == "." and text[-2] != ".":
         text = text[:-1].rstrip()
     for _ in range(2):
         if len(text) > 2 and _QUOTES.get(text[0]) == text[-1]:
