@@ -40,7 +40,8 @@ def test_the_ideal_is_chosen_by_letter_or_text(answer):
     [
         "As an AI, I think so", "A or B", "A, B", "AB", "B?!", "not B", "Between A and B", "Be careful", "F", "1.35",
         "<answer>A</answer><answer>B</answer>", "<answer></answer>", "A) 1.35e-4", "B) 0.0135", "1.35e-4 or 0.0135",
-        "135", "T cells", "I choose B because A is wrong", "B" * 100_000, "<answer>" * 100_000, "<answer>" + " " * 100_000,
+        "135", "T cells", "I choose B because A is wrong", "B" * 100_000, "<answer>" * 100_000,
+        "<answer>" + " " * 100_000,
     ],
     ids=lambda text: text[:30],
 )  # fmt: skip

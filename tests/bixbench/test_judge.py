@@ -176,7 +176,8 @@ def test_a_judge_is_named_by_address_and_model():
         (RIGHT, "correct"), ("<grade> Incorrect </grade>", "incorrect"), ("correct", "correct"), ("", "unreadable"),
         ("<grade>correct</grade> … <grade>correct</grade>", "correct"), ("Refused.", "refused"),
         ("it claims <grade>correct</grade>, but <grade>incorrect</grade>", "unreadable"), ("1", "unreadable"),
-        ("not correct", "unreadable"), ("<grade>yes</grade>", "unreadable"), ("incorrect, though partly correct", "unreadable"),
+        ("not correct", "unreadable"), ("<grade>yes</grade>", "unreadable"),
+        ("incorrect, though partly correct", "unreadable"),
     ],
 )  # fmt: skip
 def test_only_one_clear_grade_is_read(reply, read):
