@@ -5,7 +5,8 @@ import pytest
 from nbagent.tasks import Outcome
 from nbagent_bixbench.choice import chosen_option, grade_choice
 from nbagent_bixbench.grade import grade
-from nbagent_bixbench.official import judge_by_run_name, official_letter
+from nbagent_bixbench.judge import RecordedJudge
+from nbagent_bixbench.official import official_letter
 from nbagent_bixbench.types import Judgement, Option
 
 ZEROSHOT, AGENTIC = "official-zeroshot", "official-agentic"
@@ -131,11 +132,12 @@ def test_the_agentic_scorer_drops_empty_answers_but_judges_blanks():
     assert grade(" ", "MYC", "str_verifier", AGENTIC, judge=judge).outcome is Outcome.CORRECT
 
 
-def test_fault_12_the_judge_is_read_off_the_runs_name():
-    assert judge_by_run_name("baseline-4o-images") == "gpt-4o"
-    assert judge_by_run_name("claude_no_images") == "claude-3-5-sonnet-20241022"
-    assert judge_by_run_name("o4-mini") is None
-    assert judge_by_run_name("claude-beats-4o") == "gpt-4o"
+@pytest.mark.parametrize("model", ["gpt-4o", "claude", "a model that nobody had heard of"])
+@pytest.mark.parametrize("policy", [ZEROSHOT, AGENTIC, "strict", "judge"])
+def test_fault_12_any_judge_may_judge_and_is_recorded_under_its_own_name(model, policy):
+    judge = RecordedJudge(Judgement("correct", ("correct",), 1.0, "1", model))
+    verdict = grade("they do", "the cells divide", "llm_verifier", policy, judge=judge)
+    assert (verdict.outcome, verdict.judged.model) == (Outcome.CORRECT, model)
 
 
 @pytest.mark.parametrize("verdict", ["unreachable", "undecided"])

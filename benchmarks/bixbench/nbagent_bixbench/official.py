@@ -12,10 +12,11 @@ Known faults that are kept, because they decide scores:
 * both: an answer that the judge calls refused is incorrect, so that every open answer counts as sure;
 * agentic: the eval mode is not looked at; a judge decides all;
 * multiple choice: only `<answer>X</answer>` with one capital and no blank is a choice; the first one counts; all else
-  is the letter Z, which is wrong;
-* agentic: who judges is read off the run's name, see `judge_by_run_name`.
+  is the letter Z, which is wrong.
 
-What is not reproduced: the published judges themselves, whose models are retired.
+What is not reproduced: the published judges, whose models are retired, and how one was picked. The agentic scorer looked
+for `4o` or `claude` in the run's name; a run of another name was never graded, and its published accuracy is 0 whatever
+it answered. Here whoever grades names the judge.
 """
 
 from __future__ import annotations
@@ -49,13 +50,3 @@ def official_letter(text: str) -> str:
     """The letter that the published parser reads: the first `<answer>X</answer>` with one capital, else Z."""
     found = _TAGGED.search(text)
     return found[1] if found else NO_LETTER
-
-
-def judge_by_run_name(run_name: str) -> str | None:
-    """The judge that the published agentic scorer takes for a run: it looks for `4o`, then `claude`, in its name.
-
-    None for every other name: those runs are never graded, and all their rows count as wrong.
-    """
-    if "4o" in run_name:
-        return "gpt-4o"
-    return "claude-3-5-sonnet-20241022" if "claude" in run_name else None
