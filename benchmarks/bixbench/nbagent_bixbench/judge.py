@@ -39,12 +39,13 @@ class RecordedJudge:
     """Says what a judge said before, where a file holds its verdict but the judge is gone.
 
     Example:
-        >>> RecordedJudge("refused").decide("Which gene?", "MYC", "no idea").verdict
+        >>> said = Judgement("refused", ("refused",), 1.0, "", "a judge long gone")
+        >>> RecordedJudge(said).decide("Which gene?", "MYC", "no idea").verdict
         'refused'
     """
 
-    def __init__(self, verdict: JudgeVerdict, model: str = "recorded") -> None:
-        self._said = Judgement(verdict, (verdict,), 1.0, "", model)
+    def __init__(self, said: Judgement) -> None:
+        self._said = said
 
     def decide(self, question: str, ideal: str, predicted: str) -> Judgement:
         """The recorded verdict, whatever is asked."""

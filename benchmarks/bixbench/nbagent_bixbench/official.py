@@ -14,9 +14,9 @@ Known faults that are kept, because they decide scores:
 * multiple choice: only `<answer>X</answer>` with one capital and no blank is a choice; the first one counts; all else
   is the letter Z, which is wrong.
 
-What is not reproduced: the published judges, whose models are retired, and how one was picked. The agentic scorer looked
-for `4o` or `claude` in the run's name; a run of another name was never graded, and its published accuracy is 0 whatever
-it answered. Here whoever grades names the judge.
+What is not reproduced: the published judges, whose models are retired, and how one was picked. The agentic scorer
+looked for `4o` or `claude` in the run's name; a run of another name was never graded, and its published accuracy is 0
+whatever it answered. Here whoever grades names the judge.
 """
 
 from __future__ import annotations
