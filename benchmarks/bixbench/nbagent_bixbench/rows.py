@@ -13,8 +13,37 @@ from typing import Any
 
 from nbagent.errors import TaskFormatError
 from nbagent.validation import Problem
-from nbagent_bixbench.schemas import rows_of
+from nbagent_bixbench.schemas import MARKS, rows_of
 from nbagent_bixbench.types import Row
+
+ROW_FILES = ("*.jsonl", "*.parquet", "data/*.jsonl", "data/*.parquet")
+"""Where a set's file of rows may lie."""
+
+
+def rows_file(folder: Path) -> Path | None:
+    """A folder's file of rows: `BixBench.jsonl`, one `BixBench-*.jsonl`, or the only file that begins like one.
+
+    Raises:
+        TaskFormatError: there are several.
+    """
+    if (folder / "BixBench.jsonl").is_file():
+        return folder / "BixBench.jsonl"
+    found = sorted(folder.glob("BixBench-*.jsonl"))
+    found = found or [path for pattern in ROW_FILES for path in sorted(folder.glob(pattern)) if holds_rows(path)]
+    if len(found) > 1:
+        raise TaskFormatError(f"{folder}: holds {', '.join(path.name for path in found)}; name one of them")
+    return found[0] if found else None
+
+
+def holds_rows(path: Path) -> bool:
+    """Whether a file's first record has the fields of one of the schemas."""
+    if path.suffix not in (".jsonl", ".parquet") or not path.is_file():
+        return False
+    try:
+        _, first = next(_records(path), (0, ""))
+    except TaskFormatError:
+        return False
+    return not isinstance(first, str) and any(first.keys() >= fields for fields in MARKS)
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -21,6 +21,9 @@ OLDER = ("uuid", "questions")
 HYPOTHESIS = ("id", "hypothesis", "answer", "input_data_path")
 """Fields without which a row of BixBench-Hypothesis is no task."""
 
+MARKS = ({"question_id", "eval_mode"}, {"uuid", "questions"}, {"hypothesis", "input_data_path"})
+"""Fields by which a file of rows is known, one set for each schema."""
+
 LANGUAGES = ("python", "r")
 """Languages of the analyses."""
 
@@ -56,7 +59,7 @@ def _wrong(record: Mapping[str, Any]) -> Iterator[str]:
     folder = record.get("data_folder")
     if isinstance(folder, str) and folder.strip() and PurePosixPath(folder).name != folder:
         yield f"data_folder {folder!r} must be a file name"
-    for name, read in (("distractors", _texts), ("categories", _categories)):
+    for name, read in (("distractors", _texts), ("categories", categories_of)):
         if name in record:
             try:
                 read(record[name])
@@ -85,7 +88,7 @@ def _row(record: Mapping[str, Any], line: int) -> Row:
         eval_mode=record["eval_mode"],
         capsule_uuid=record["capsule_uuid"] or "",
         data_folder=record["data_folder"],
-        categories=_categories(record["categories"]),
+        categories=categories_of(record["categories"]),
         line=line,
         id=record.get("id") or "",
         hypothesis=str(record.get("hypothesis") or ""),
@@ -181,7 +184,8 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _categories(value: Any) -> tuple[str, ...]:
+def categories_of(value: Any) -> tuple[str, ...]:
+    """Categories as published: a comma list, a list, or the repr of one. Raises ValueError for anything else."""
     if isinstance(value, str) and not value.strip().startswith("["):
         value = value.split(",")
     return tuple(item.strip() for item in _texts(value) if item.strip())
