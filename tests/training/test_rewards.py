@@ -1,6 +1,7 @@
 """Only verdicts of the policy `strict` train a model."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from nbagent.errors import UsageError
 from nbagent.tasks import Task
 from nbagent_bixbench.grade import POLICIES, KeyVerifier
+from nbagent_bixbench.modes import ChoiceVerifier
 from nbagent_training.practice import check_rewards
 
 
@@ -21,6 +23,13 @@ def task(name, **verifier):
 def test_other_policies_are_refused(policy):
     with pytest.raises(UsageError, match=f"task b cannot be trained on: it is graded by policy .{policy}."):
         check_rewards([task("a"), task("b", policy=policy)])
+
+
+@pytest.mark.parametrize(("policy", "refused"), [("strict", False), ("official-zeroshot", True)])
+def test_choices_train_under_strict_alone(policy, refused):
+    tasks = [replace(task("a"), verifier=ChoiceVerifier((), policy))]
+    with pytest.raises(UsageError, match="only strict") if refused else nullcontext():
+        check_rewards(tasks)
 
 
 def test_free_text_keys_are_refused_and_counted():

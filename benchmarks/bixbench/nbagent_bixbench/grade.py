@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING
 
 from nbagent.tasks import Outcome, Verdict
 from nbagent_bixbench import official, strict, tolerant
-from nbagent_bixbench.policies import EVAL_MODES, POLICIES, EvalMode, Policy, check_eval_mode, check_policy
+from nbagent_bixbench.policies import (
+    EVAL_MODES,
+    POLICIES,
+    EvalMode,
+    Policy,
+    check_eval_mode,
+    check_policy,
+    no_reward_by,
+)
 from nbagent_bixbench.quantity import number
 from nbagent_bixbench.spelling import is_refusal, normal_text, plain_text
 from nbagent_bixbench.strict import key_range
@@ -67,11 +75,8 @@ class KeyVerifier:
     @property
     def no_reward(self) -> str:
         """Why its verdicts may not be training rewards; empty: they may."""
-        if self.policy != "strict":
-            return f"it is graded by policy {self.policy!r}; only strict may be a training reward"
-        if self.eval_mode == "llm_verifier":
-            return "its key is free text, which takes a judge; only what strict compares may be a training reward"
-        return ""
+        free_text = "its key is free text, which takes a judge; only what strict compares may be a training reward"
+        return no_reward_by(self.policy) or (free_text if self.eval_mode == "llm_verifier" else "")
 
 
 def grade(

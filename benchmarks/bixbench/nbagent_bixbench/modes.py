@@ -19,6 +19,7 @@ from nbagent.tasks import Task, Verdict, Verifier
 from nbagent_bixbench.choice import grade_choice, grade_hypothesis
 from nbagent_bixbench.grade import KeyVerifier, key_range
 from nbagent_bixbench.judge import Judge
+from nbagent_bixbench.policies import no_reward_by
 from nbagent_bixbench.results import Mode
 from nbagent_bixbench.spelling import plain_text
 from nbagent_bixbench.types import Option, OptionKind, Row
@@ -59,6 +60,11 @@ class ChoiceVerifier:
     def verify(self, answer: str | None) -> Verdict:
         """The verdict on a letter or an option's text."""
         return grade_choice(answer, self.options, self.policy)
+
+    @property
+    def no_reward(self) -> str:
+        """Why its verdicts may not be training rewards; empty: they may."""
+        return no_reward_by(self.policy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,3 +26,8 @@ def check_eval_mode(eval_mode: str) -> None:
     """Raises UsageError where there is no such eval mode."""
     if eval_mode not in EVAL_MODES:
         raise UsageError(f"eval mode {eval_mode!r} is unknown; there are: {', '.join(EVAL_MODES)}")
+
+
+def no_reward_by(policy: str) -> str:
+    """Why a policy's verdicts may not be training rewards; empty for `strict`."""
+    return "" if policy == "strict" else f"it is graded by policy {policy!r}; only strict may be a training reward"
