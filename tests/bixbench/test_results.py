@@ -175,10 +175,10 @@ def test_a_full_disk_is_a_storage_error(tmp_path):
 
 def test_the_command_prints_problems_and_counts(tmp_path):
     path = written(tmp_path, BARE, "[]\x1b")
-    shown = CliRunner().invoke(app, [str(path)])
+    shown = CliRunner().invoke(app, ["validate", str(path)])
     assert shown.exit_code == 1
     assert shown.output.splitlines()[-1] == "1 results, 1 problem"
     assert "\x1b" not in shown.output
-    good = CliRunner().invoke(app, [str(written(tmp_path, BARE))])
+    good = CliRunner().invoke(app, ["validate", str(written(tmp_path, BARE))])
     assert (good.exit_code, good.output) == (0, "1 results, no problems\n")
-    assert json.loads(CliRunner().invoke(app, ["--schema"]).output) == result_schema()
+    assert json.loads(CliRunner().invoke(app, ["validate", "--schema"]).output) == result_schema()

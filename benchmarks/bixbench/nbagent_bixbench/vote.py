@@ -15,6 +15,7 @@ from math import comb
 
 from nbagent.stats import Estimate, bootstrap_mean, wilson
 from nbagent.tasks import Outcome
+from nbagent_bixbench.choice import chosen_option
 from nbagent_bixbench.results import Result
 from nbagent_bixbench.strict import canonical
 
@@ -71,10 +72,10 @@ def ballot(result: Result) -> Hashable | None:
 
 def chosen_text(result: Result) -> str | None:
     """Text of the option that was chosen; None where none was."""
-    if result.choice is not None or result.answer is None:
+    if result.choice is not None:
         return result.choice
-    said = result.answer.strip()
-    return next((option.text for option in result.options if said in (option.letter, option.text)), None)
+    option = chosen_option(result.answer, result.options)
+    return option.text if option else None
 
 
 def vote_curve(results: Sequence[Result], *, seed: int = 0) -> dict[int, Estimate]:
