@@ -174,9 +174,18 @@ class NotebookEnv:
             reply = await self._verbs.take(step, action.tool, args, seconds)
         self.steps_taken += 1
         tool = "" if reason else action.tool
-        self.history.append(
-            Exchange(step, action.text, tool, reply.text, reply.cell_id, shown=reply.shown, short=reply.short)
+        exchange = Exchange(
+            step,
+            action.text,
+            tool,
+            reply.text,
+            reply.cell_id,
+            shown=reply.shown,
+            short=reply.short,
+            thought=action.thought,
+            failed=bool(reason) or reply.failed,
         )
+        self.history.append(exchange)
         self._record(
             "observation",
             step=step,
@@ -187,6 +196,10 @@ class NotebookEnv:
             text=reply.text,
             error=reason,
             remaining_steps=self.remaining_steps,
+            failed=exchange.failed,
+            thought=exchange.thought,
+            # Where the endpoint makes the calls itself, the call's text is not the action's.
+            **({"action": action.text} if self.fmt.sends_schemas else {}),
         )
         truncated = self.verdict is None and self._last
         if truncated:

@@ -1,0 +1,165 @@
+"""What goes when room is short, and the record of it.
+
+A prompt is made of items, oldest first: cells, or exchanges. An item stands whole, as one line, or not at all; some
+are protected and shrink through forms of their own instead. Elision comes in batches: nothing goes until what stands
+passes a high-water mark, then the oldest items go until a low-water mark is reached. Where the marks are passed is
+found by walking through the items from the first one, so that it depends on nothing but them, and the next prompt, one
+item later, finds the same places: prompts stay prefixes of each other from batch to batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from nbagent_context.types import Count, Elision, Level
+
+HIGH, LOW = 3 / 4, 1 / 2
+"""Water marks, as shares of the room that the items have."""
+LINES = 1 / 3
+"""Share of what stands at the low-water mark that lines of old items may take."""
+SURVIVES_CHARS = 200
+"""Characters that are left of a protected text at the least, head and tail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One way to show an item."""
+
+    texts: tuple[str, ...]
+    what: str = ""
+    """What was cut, e.g. `output of`; '' with level None."""
+    level: Level | None = None
+    """None: nothing was cut."""
+    why: str = ""
+
+    def tokens(self, count: Count) -> int:
+        """Sum over the texts."""
+        return sum([count(text) for text in self.texts])
+
+
+@dataclass(slots=True)
+class Item:
+    """A cell or an exchange, in its place."""
+
+    name: str
+    whole: Form
+    """While there is room."""
+    line: Form
+    """When there is less."""
+    forms: tuple[Form, ...] = ()
+    """Of a protected item, largest first: it is never dropped."""
+    full: Form | None = None
+    """What the record of savings compares with; None: `whole`."""
+    shown: Form | None = field(default=None, init=False)
+    """What was settled on; None: dropped."""
+
+
+def settle(items: Sequence[Item], room: int, mark: int, per_item: int, count: Count) -> int:
+    """Choose how each item is shown; the tokens that takes, more than `room` where it cannot be had for less.
+
+    Args:
+        items: oldest first; their `shown` is set.
+        room: tokens.
+        mark: tokens of the line that stands for items left out in a row.
+        per_item: tokens an item takes beside its texts.
+        count: of texts.
+    """
+    loose = [item for item in items if not item.forms]
+    kept = [item for item in items if item.forms]
+    for item in kept:
+        item.shown = item.forms[0]
+    whole = [item.whole.tokens(count) + per_item for item in loose]
+    taken = sum([item.forms[0].tokens(count) + per_item for item in kept])
+    lines = whole
+    if sum(whole) > min(int(room * HIGH), room - taken):
+        lines = [min(item.line.tokens(count) + per_item, size) for item, size in zip(loose, whole, strict=True)]
+    _choose(loose, whole, lines, int(room * HIGH), int(room * LOW))
+    total = taken + _standing(items, loose, whole, lines, mark)
+    for item in kept:
+        for form in item.forms[1:]:
+            if total <= room:
+                break
+            assert item.shown is not None
+            total += form.tokens(count) - item.shown.tokens(count)
+            taken += form.tokens(count) - item.shown.tokens(count)
+            item.shown = form
+    limit = room - taken
+    while total > room and any(item.shown for item in loose):
+        _choose(loose, whole, lines, limit, limit)
+        total = taken + _standing(items, loose, whole, lines, mark)
+        limit -= max(total - room, 1)
+    return total
+
+
+def _standing(items: Sequence[Item], loose: Sequence[Item], whole: list[int], lines: list[int], mark: int) -> int:
+    total = 0
+    for item, size, line in zip(loose, whole, lines, strict=True):
+        if item.shown is item.whole:
+            total += size
+        elif item.shown is not None:
+            total += line
+    gone = [item.shown is None for item in items]
+    return total + mark * sum([now and not before for now, before in zip(gone, [False, *gone], strict=False)])
+
+
+def _choose(items: Sequence[Item], whole: list[int], lines: list[int], high: int, low: int) -> None:
+    dropped, lined = batches(whole, lines, high, low)
+    for number, item in enumerate(items):
+        shorter = lines[number] < whole[number]
+        item.shown = None if number < dropped else item.line if number < lined and shorter else item.whole
+
+
+def batches(whole: Sequence[int], lines: Sequence[int], high: int, low: int) -> tuple[int, int]:
+    """How many of the first items are dropped, and how many are at most a line (the dropped ones included).
+
+    Args:
+        whole: tokens of each item.
+        lines: tokens of each as one line.
+        high: nothing goes before so many tokens stand.
+        low: then items go until no more than so many do.
+    """
+    dropped = lined = total = of_lines = 0
+    for number, tokens in enumerate(whole):
+        total += tokens
+        if total <= high:
+            continue
+        while total > low and dropped <= number:
+            if dropped < lined and (of_lines > low * LINES or lined > number):
+                total -= lines[dropped]
+                of_lines -= lines[dropped]
+                dropped += 1
+            else:
+                total -= whole[lined] - lines[lined]
+                of_lines += lines[lined]
+                lined += 1
+    return dropped, lined
+
+
+def record(items: Sequence[Item], noun: str, count: Count) -> list[Elision]:
+    """What was cut, one entry for each kind of cut with the items it struck; `noun` is what items are called.
+
+    One entry for each item would make the log of a long attempt grow with the square of its length.
+    """
+    found: dict[tuple[str, Level, str], list[tuple[str, int]]] = {}
+    for item in items:
+        shown = item.shown
+        if shown is not None and shown.level is None:
+            continue
+        full = (item.full or item.whole).tokens(count)
+        what, level, why = (shown.what, shown.level, shown.why) if shown else ("", "dropped", "budget")
+        assert level is not None or shown is None
+        saved = full - (shown.tokens(count) if shown else 0)
+        found.setdefault((what, level or "dropped", why), []).append((item.name, saved))
+    return [
+        Elision(_subject(what, noun, [name for name, _ in struck]), level, sum(saved for _, saved in struck), why)
+        for (what, level, why), struck in found.items()
+    ]
+
+
+def _subject(what: str, noun: str, names: Sequence[str]) -> str:
+    """`output of c3`, `cell c4`, `output of 12 cells, c1 to c20`."""
+    if len(names) == 1:
+        return f"{what} {names[0]}" if what else f"{noun} {names[0]}"
+    many = f"{len(names)} {noun}s, {names[0]} to {names[-1]}"
+    return f"{what} {many}" if what else many
