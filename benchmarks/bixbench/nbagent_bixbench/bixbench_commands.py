@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from nbagent_bixbench import results_commands
+from nbagent_bixbench import results_commands, run_commands
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Load, run, grade and report BixBench and sets in its format."
 )
 
 
+app.add_typer(run_commands.app)
 app.add_typer(results_commands.app)
 
 
@@ -25,7 +26,7 @@ def group() -> None:
 @app.command()
 def check(
     tasks: Annotated[
-        str, typer.Argument(help="A folder or file of rows, or OWNER/NAME[@REVISION] on the Hugging Face hub.")
+        str, typer.Argument(help="A folder or file of rows, or OWNER/NAME\\[@REVISION] on the Hugging Face hub.")
     ],
     notes: Annotated[bool, typer.Option("--notes", help="Also print what is odd but read all the same.")] = False,
     capsules: Annotated[bool, typer.Option(help="Fetch and unpack every capsule.")] = True,
