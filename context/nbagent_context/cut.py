@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 
+from nbagent_context.cache import Cache
+
 ELIDED = "…"
 SHORTEST = 60
 """No text of so many characters is cut: a mark takes about half of that."""
@@ -16,8 +18,9 @@ ROWS = 8
 """Of a table so many rows are to be seen, so its width is at most this part of the room, but not less than WIDTH."""
 WIDTH = 120
 _SEPARATOR = re.compile(r",\s*|;\s*|\t|\s+")
-_LARGE = 2_000_000
-"""Characters of a table beyond which its columns are not looked for."""
+_LARGE = 200_000
+"""Characters of a table or line beyond which its columns or values are not looked for."""
+_cuts = Cache()
 
 
 def head_tail(text: str, chars: int) -> str:
@@ -28,6 +31,11 @@ def head_tail(text: str, chars: int) -> str:
     chars = max(chars, SHORTEST)
     if len(text) <= chars:
         return text
+    cut: str = _cuts.get((text, chars), len(text) + chars, lambda: _cut(text, chars))
+    return cut
+
+
+def _cut(text: str, chars: int) -> str:
     lines = text.split("\n")
     # A line takes a character at least, so lines further from both ends than this cannot be shown.
     reach = chars // 2 + 1
@@ -121,7 +129,7 @@ def _line(line: str, width: int) -> str:
     head, tail = line[:half], line[-half:]
     ends = [mark.end() for mark in _SEPARATOR.finditer(head) if mark.end() < half]
     starts = [mark.start() for mark in _SEPARATOR.finditer(tail)]
-    if ends and starts and ends[-1] >= half // 2 and starts[0] <= half // 2:
+    if len(line) < _LARGE and ends and starts and ends[-1] >= half // 2 and starts[0] <= half // 2:
         head, tail = head[: ends[-1]].rstrip(), tail[starts[0] :].lstrip(" \t,;")
         cut = len(_SEPARATOR.findall(line[len(head) : len(line) - len(tail)].strip(" \t,;"))) + 1
         return f"{head} {ELIDED} {cut} values cut {ELIDED} {tail}"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from nbagent_context.cut import ELIDED, head_tail
-from nbagent_context.elide import SURVIVES_CHARS, Form, Item, batches, record, settle
+from nbagent_context.elide import SURVIVES_CHARS, Form, Item, batches, full_tokens, record, settle
 from nbagent_context.history import last_line, newest_error, newest_output
 from nbagent_context.images import newest_images
 from nbagent_context.render import CellView, cell_view, language_of
@@ -26,6 +26,7 @@ from nbagent_context.types import (
     Notebook,
     Window,
     exchanges_of,
+    measure,
     message,
 )
 
@@ -83,8 +84,7 @@ class Drop:
         if notice:
             user["content"].append({"type": "text", "text": ends[1]})
         messages = (*([message("system", system)] if system else []), user)
-        tokens = budget.per_message * len(messages) + budget.image_tokens * len(images)
-        tokens += sum(count(part["text"]) for m in messages for part in m["content"] if part["type"] == "text")
+        tokens = measure(messages, budget, count)
         elisions = [*record(cells, "cell", count), *actions_left_out, *record(last, "exchange", count), *left_out]
         return Window(messages=messages, tokens=tokens, elisions=tuple(elisions))
 
@@ -157,7 +157,7 @@ class Drop:
         sizes = [count(line) for line in lines]
         _, gone = batches(sizes, [0] * len(sizes), int(room * ACTIONS), int(room * ACTIONS / 2))
         elisions = []
-        answers = [count(f"{exchange.observation}\n") for exchange in older if exchange.observation]
+        answers = [full_tokens(f"{exchange.observation}\n", count) for exchange in older if exchange.observation]
         if answers:
             what = f"answer of exchange {older[0].step}" if len(older) == 1 else f"answers of {len(answers)} exchanges"
             elisions.append(Elision(what, "dropped", sum(answers), "age"))

@@ -20,6 +20,8 @@ LINES = 1 / 3
 """Share of what stands at the low-water mark that lines of old items may take."""
 SURVIVES_CHARS = 200
 """Characters that are left of a protected text at the least, head and tail."""
+COUNTED_CHARS = 20_000
+"""Characters from which the tokens of a longer text are estimated, for the record of what its elision saved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def record(items: Sequence[Item], noun: str, count: Count) -> list[Elision]:
         shown = item.shown
         if shown is not None and shown.level is None:
             continue
-        full = (item.full or item.whole).tokens(count)
+        full = sum([full_tokens(text, count) for text in (item.full or item.whole).texts])
         what, level, why = (shown.what, shown.level, shown.why) if shown else ("", "dropped", "budget")
         assert level is not None or shown is None
         saved = full - (shown.tokens(count) if shown else 0)
@@ -155,6 +157,13 @@ def record(items: Sequence[Item], noun: str, count: Count) -> list[Elision]:
         Elision(_subject(what, noun, [name for name, _ in struck]), level, sum(saved for _, saved in struck), why)
         for (what, level, why), struck in found.items()
     ]
+
+
+def full_tokens(text: str, count: Count) -> int:
+    """Tokens of a text that was cut; of a long one estimated from its beginning, since encoding it takes seconds."""
+    if len(text) <= COUNTED_CHARS:
+        return count(text)
+    return count(text[:COUNTED_CHARS]) * len(text) // COUNTED_CHARS
 
 
 def _subject(what: str, noun: str, names: Sequence[str]) -> str:

@@ -90,13 +90,15 @@ class Elision:
     """One thing that was cut or left out of a prompt."""
 
     what: str
-    """e.g. `output of c3`, `exchange 4`."""
+    """e.g. `output of c3`, `cell c4`, `output of 12 cells, c1 to c20`: one record for all that was cut alike."""
     level: Level
     """head_tail (middle cut out), line (one line left), dropped."""
     tokens_saved: int
-    """Tokens of the full form minus tokens of what was put in its place."""
+    """Tokens of the full form minus tokens of what was put in its place; for a text of more than 20,000 characters
+    estimated from its beginning."""
     why: str
-    """age (older than the last k), size (longer than one output may be), budget (would not fit)."""
+    """age (older than the last k), size (longer than one output may be), budget (would not fit), replaced by a memory,
+    no memory (a memory was asked for, and the answer was empty)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,15 @@ def text_of(message: Mapping[str, Any]) -> str:
 def exchanges_of(history: History) -> list[Exchange]:
     """The exchanges of a history, without its memories."""
     return [entry for entry in history if isinstance(entry, Exchange)]
+
+
+def measure(messages: Sequence[Mapping[str, Any]], budget: Budget, count: Count) -> int:
+    """Tokens of messages as the budget counts them: parts, images, and what the template adds around each message."""
+    tokens = budget.per_message * len(messages)
+    for entry in messages:
+        for part in entry["content"]:
+            tokens += count(part["text"]) if part["type"] == "text" else budget.image_tokens
+    return tokens
 
 
 def message(role: str, parts: Sequence[str]) -> dict[str, Any]:
