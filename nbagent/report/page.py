@@ -158,7 +158,9 @@ def _notebook_pages(run: RunFolder, findings: Findings, environment: Environment
     return pages
 
 
-def write_notebook_page(notebook: Path, attempt: Attempt, label: str, environment: Environment) -> Path:
+def write_notebook_page(
+    notebook: Path, attempt: Attempt, label: str, environment: Environment, report: str = "../report.html"
+) -> Path:
     """Write a notebook's page beside it, where there is none or an older one; the page's path.
 
     Args:
@@ -166,10 +168,11 @@ def write_notebook_page(notebook: Path, attempt: Attempt, label: str, environmen
         attempt: what it is of.
         label: name of the score that the attempt belongs to.
         environment: of `page_environment`.
+        report: where the page leads back to, relative to the notebook.
     """
     page = notebook.with_suffix(".html")
     if not page.exists() or page.stat().st_mtime < notebook.stat().st_mtime:
-        context = _notebook_context(notebook, attempt, label)
+        context = {**_notebook_context(notebook, attempt, label), "report": report}
         write_page(page, environment.get_template("notebook.html.j2").render(context))
     return page
 

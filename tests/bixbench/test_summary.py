@@ -63,7 +63,7 @@ def test_attempts_at_one_question_stay_together_in_the_interval():
     assert made.accuracy == pytest.approx(6 / 14)
     assert made.intervals["accuracy"].method == "bootstrap"
     assert made.intervals["accuracy"].n == 3
-    assert list(made.pass_at) == [1, 2, 4, 5]
+    assert list(made.pass_at) == [1, 2, 3, 4, 5]
     assert made.pass_at[4].value == pytest.approx((1 + 0 + 1) / 3)
     assert made.pass_at[5].n == 2
     assert made.vote[4].value == pytest.approx((1 + 0 + 1 / 4) / 3)

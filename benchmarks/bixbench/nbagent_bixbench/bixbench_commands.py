@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nbagent_bixbench import results_commands, run_commands
+from nbagent_bixbench import report_commands, results_commands, run_commands
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Load, run, grade and report BixBench and sets in its format."
@@ -16,6 +16,7 @@ app = typer.Typer(
 
 app.add_typer(run_commands.app)
 app.add_typer(results_commands.app)
+app.add_typer(report_commands.app)
 
 
 @app.callback()

@@ -125,11 +125,11 @@ def summarize(results: Sequence[Result], zero_shot: Sequence[Result] = (), *, se
         seed: seed of the bootstraps.
     """
     guesses = guessable(results, zero_shot)
-    tally = _tally(results, seed)
+    overall = tally(results, seed)
     graded = list(_counts(results, _graded, _correct).values())
     most = max((n for n, _ in graded), default=0)
     return Summary(
-        **{name: getattr(tally, name) for name in Tally.__dataclass_fields__},
+        **{name: getattr(overall, name) for name in Tally.__dataclass_fields__},
         n_questions=len({result.question_key for result in results}),
         policies=tuple(sorted({result.policy for result in results if result.policy})),
         baseline=fmean(map(chance, results)) if results else None,
@@ -147,6 +147,15 @@ def summarize(results: Sequence[Result], zero_shot: Sequence[Result] = (), *, se
     )
 
 
+def counts_by_question(results: Sequence[Result]) -> dict[str, tuple[int, int]]:
+    """(graded attempts, right ones) by question, whatever the mode and setting; give results of one mode."""
+    counts = dict[str, tuple[int, int]]()
+    for (question, _, _), (n, right) in _counts(results, _graded, _correct).items():
+        before, right_before = counts.get(question, (0, 0))
+        counts[question] = before + n, right_before + right
+    return counts
+
+
 def chance(result: Result) -> float:
     """Accuracy of an answer drawn at random."""
     if result.mode == "hypothesis":
@@ -154,8 +163,8 @@ def chance(result: Result) -> float:
     return 1 / len(result.options) if result.options else 0.0
 
 
-def summary_json(summary: Summary) -> dict[str, Any]:
-    """A summary as plain JSON: accuracy, precision and coverage beside their intervals."""
+def summary_json(summary: Tally) -> dict[str, Any]:
+    """A summary or a tally as plain JSON: accuracy, precision and coverage beside their intervals."""
     plain: dict[str, Any] = _plain(summary)
     return plain
 
@@ -202,7 +211,8 @@ def _counts(
     return counts
 
 
-def _tally(results: Sequence[Result], seed: int) -> Tally:
+def tally(results: Sequence[Result], seed: int = 0) -> Tally:
+    """The counts and rates of some results, their intervals by Wilson or by a bootstrap over questions."""
     shares = {"accuracy": (_graded, _correct), "precision": (_sure, _correct), "coverage": (_graded, _sure)}
     intervals = {}
     for name, (among, hit) in shares.items():
@@ -225,7 +235,7 @@ def _by(results: Iterable[Result], names: Callable[[Result], Iterable[str]], see
     for result in results:
         for name in names(result):
             groups[name].append(result)
-    return {name: _tally(groups[name], seed) for name in sorted(groups)}
+    return {name: tally(groups[name], seed) for name in sorted(groups)}
 
 
 def _guess(result: Result, guesses: dict[tuple[str, str], str]) -> str:
@@ -258,5 +268,5 @@ def _effort(results: Sequence[Result]) -> Effort:
 
 
 def _ks(most: int) -> list[int]:
-    """1, 2, 4, … and the most attempts that a question has."""
-    return sorted({2**i for i in range(most.bit_length())} | {most}) if most else []
+    """All up to 10; beyond that 1, 2, 4, … and the most attempts that a question has."""
+    return list(range(1, most + 1)) if most <= 10 else sorted({2**i for i in range(most.bit_length())} | {most})

@@ -44,7 +44,7 @@ def notes(summary: Summary) -> Iterator[str]:
             yield f"of these without a verdict: {judging.n_undecided}"
     effort = summary.effort
     if effort.prompt_tokens or effort.completion_tokens or effort.seconds:
-        cost = "" if effort.cost is None else f", cost {effort.cost:.4g}"
+        cost = "" if effort.cost is None else f", cost {effort.cost:.2f}"
         tokens = f"{effort.prompt_tokens:,} tokens read and {effort.completion_tokens:,} written"
         yield f"{tokens}, {effort.seconds:,.0f} s summed over the attempts{cost}"
 
