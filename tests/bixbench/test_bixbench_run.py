@@ -1,6 +1,7 @@
 """Agents of known skill go through every mode and setting, over real kernels, real HTTP, and real files."""
 
 from collections import Counter
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -102,13 +103,19 @@ def test_a_guessing_model_scores_its_baseline(bundled, tmp_path, mode):
 @pytest.mark.slow
 def test_the_bundled_set_is_run_by_its_location(tmp_path):
     location = "bundled:heldout?n=2&seed=4"
-    model_says = perfect(open_bundled(location).rows, looks=False)
-    with JudgeServer(lambda messages, seed: model_says(messages[-1]["content"])) as server:
+    model_says = perfect(open_bundled(location).rows)
+    with JudgeServer(lambda sent, seed: model_says("\n".join(m["content"] for m in sent))) as server:
         command = ["bixbench", "run", location, "--model", f"openai:{server.url}#m", "--format", "fenced"]
         more = ["--replicas", "2", "--backend", "fork", "--out", str(tmp_path / "run"), "--mode", "mcq"]
         result = RUN.invoke(app, [*command, *more])
     assert result.exit_code == 0, result.output
-    assert [r.outcome for r in read_results(tmp_path / "run")] == [Outcome.CORRECT] * 4
+    results = read_results(tmp_path / "run")
+    assert [r.outcome for r in results] == [Outcome.CORRECT] * 4
+    attempt = Path(results[-1].trajectory).stem
+    words = ["replay", str(tmp_path / "run"), "--rollout", attempt, "--out", str(tmp_path / "nb.ipynb"), "--execute"]
+    replayed = RUN.invoke(app, words)
+    assert replayed.exit_code == 0, replayed.output
+    assert "none with other outputs than before" in replayed.output
 
 
 def test_an_agent_may_work_in_r(tmp_path):
