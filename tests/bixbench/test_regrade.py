@@ -15,10 +15,10 @@ from nbagent.runfolder import RunFolder
 from nbagent.score_run import run_score
 from nbagent.tasks import Outcome, open_tasks
 from nbagent_bixbench.answer_files import read_answers
-from nbagent_bixbench.policies import POLICIES
+from nbagent_bixbench.policies import POLICIES, PolicyName
 from nbagent_bixbench.regrade import regrade
 from nbagent_bixbench.results import Result, read_results, write_results
-from nbagent_bixbench.results_commands import PolicyName, app
+from nbagent_bixbench.results_commands import app
 from nbagent_bixbench.types import Judgement, Option
 
 C, W, N, R, U, X = Outcome

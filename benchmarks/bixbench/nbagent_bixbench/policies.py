@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal, get_args
 
 from nbagent.errors import UsageError
 
 Policy = Literal["strict", "tolerant", "judge", "official-zeroshot", "official-agentic"]
+
+
+class PolicyName(StrEnum):
+    """The same, for options of commands."""
+
+    STRICT = "strict"
+    TOLERANT = "tolerant"
+    JUDGE = "judge"
+    OFFICIAL_ZEROSHOT = "official-zeroshot"
+    OFFICIAL_AGENTIC = "official-agentic"
+
+
 POLICIES: tuple[str, ...] = get_args(Policy)
 """Only the first may be a training reward."""
 OFFICIAL = ("official-zeroshot", "official-agentic")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from rich.console import Console
 
 from nbagent.blobs import storage_failed
 from nbagent.report.charts import Dot, dot_plot
@@ -23,7 +24,7 @@ from nbagent_bixbench.published_scores import PublishedScore, published_scores
 from nbagent_bixbench.regrade import regrade
 from nbagent_bixbench.results import Mode, Result, Setting, read_results, results_path
 from nbagent_bixbench.summary import Summary, Tally, summarize, summary_json, tally
-from nbagent_bixbench.summary_table import notes
+from nbagent_bixbench.summary_table import notes, summary_tables
 
 PAGE, NUMBERS = "bixbench.html", "bixbench.json"
 MODES: dict[Mode, str] = {
@@ -94,6 +95,15 @@ def write_report(run: Path, zero_shot: Path | None = None) -> Report:
     context = _context(folder.resolve().name, parts, pages)
     write_page(report.page, environment.get_template("report.html.j2").render(context))
     return report
+
+
+def show_report(report: Report) -> None:
+    """Print the tables of a report, and where it is."""
+    console = Console()
+    for part in report.parts:
+        for table in summary_tables(part.summary, part.label):
+            console.print(table)
+    print(f"numbers: {report.numbers}\nreport: {report.page}")
 
 
 def report_json(parts: Sequence[Part]) -> dict[str, Any]:

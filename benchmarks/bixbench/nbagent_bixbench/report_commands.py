@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nbagent_bixbench.results_commands import PolicyName
+from nbagent_bixbench.policies import PolicyName
 
 app = typer.Typer(add_completion=False)
 
@@ -27,17 +27,9 @@ def report(
 
     Example: [bold]nbagent bixbench report runs/a --zero-shot runs/a-without-data[/bold]
     """
-    from rich.console import Console
+    from nbagent_bixbench.report import show_report, write_report
 
-    from nbagent_bixbench.report import write_report
-    from nbagent_bixbench.summary_table import summary_tables
-
-    made = write_report(run, zero_shot)
-    console = Console()
-    for part in made.parts:
-        for table in summary_tables(part.summary, part.label):
-            console.print(table)
-    print(f"numbers: {made.numbers}\nreport: {made.page}")
+    show_report(write_report(run, zero_shot))
 
 
 @app.command()

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from nbagent_bixbench.policies import PolicyName
+
 app = typer.Typer(add_completion=False)
-
-
-class PolicyName(StrEnum):
-    """Grading policies."""
-
-    STRICT = "strict"
-    TOLERANT = "tolerant"
-    JUDGE = "judge"
-    OFFICIAL_ZEROSHOT = "official-zeroshot"
-    OFFICIAL_AGENTIC = "official-agentic"
 
 
 @app.command()

@@ -30,6 +30,7 @@ from nbagent.cli_options import (
     Seed,
     Temperature,
 )
+from nbagent_bixbench.policies import PolicyName
 
 app = typer.Typer(add_completion=False)
 
@@ -41,16 +42,6 @@ class ModeName(StrEnum):
     MCQ = "mcq"
     MCQ_REFUSAL = "mcq_refusal"
     HYPOTHESIS = "hypothesis"
-
-
-class PolicyName(StrEnum):
-    """Grading policies."""
-
-    STRICT = "strict"
-    TOLERANT = "tolerant"
-    JUDGE = "judge"
-    OFFICIAL_ZEROSHOT = "official-zeroshot"
-    OFFICIAL_AGENTIC = "official-agentic"
 
 
 class ChoiceName(StrEnum):
@@ -233,6 +224,7 @@ def _run(
     from nbagent.cli_options import agent_of, at_once
     from nbagent.models.opening import is_remote
     from nbagent.tasks import Outcome
+    from nbagent_bixbench.report import show_report, write_report
     from nbagent_bixbench.run import RunRecipe, run_command
     from nbagent_bixbench.source import capsule_cache
 
@@ -250,6 +242,7 @@ def _run(
     )
     failed = sum(result.outcome is Outcome.INFRASTRUCTURE for result in results)
     ungraded = sum(result.outcome is Outcome.UNGRADED for result in results)
+    show_report(write_report(out))
     print(f"results: {out / 'results.jsonl'}")
     if ungraded:
         print(
