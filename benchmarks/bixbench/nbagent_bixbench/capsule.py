@@ -66,9 +66,10 @@ def unpack(archive: Path, cache: Path, limits: CapsuleLimits | None = None, secr
             if home.is_dir() and not _intact(home):
                 _log.warning("%s: its unpacked copy %s was changed; unpacking it again", archive, home)
                 _discard(home)
+            texts = searchable(secrets)
             if not home.is_dir():
-                _extract(entries, home, archive, limits)
-            kept_out = _search(home, searchable(secrets), archive)
+                _extract(entries, home, archive, limits, texts)
+            kept_out = _search(home, texts, archive)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise TaskFormatError(f"{archive}: broken zip: {error}; get it again") from error
     except OSError as error:
@@ -96,7 +97,9 @@ def _key(entries: Sequence[Entry]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _extract(entries: Sequence[Entry], home: Path, archive: Path, limits: CapsuleLimits) -> None:
+def _extract(
+    entries: Sequence[Entry], home: Path, archive: Path, limits: CapsuleLimits, secrets: Sequence[str]
+) -> None:
     home.parent.mkdir(parents=True, exist_ok=True)
     half = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=home.parent))
     left = limits.bytes
@@ -114,8 +117,9 @@ def _extract(entries: Sequence[Entry], home: Path, archive: Path, limits: Capsul
                         raise TaskFormatError(f"{archive}: unpacks to more than {limits.bytes} bytes")
                     sink.write(block)
             target.chmod(0o444)
-        found = leaks_in(half / "data", half / "notebooks")
-        _write_manifest(half, _keep_out(half, list(found), archive), [])
+        kept = _keep_out(half, list(leaks_in(half / "data", half / "notebooks")), archive)
+        kept |= _keep_out(half, list(secrets_in(half / "data", secrets)), archive)
+        _write_manifest(half, kept, list(_marks(secrets)))
         half.chmod(0o755)
         try:
             half.rename(home)
@@ -146,13 +150,17 @@ def _search(home: Path, secrets: Sequence[str], archive: Path) -> dict[str, str]
     """Keep out files that hold one of the texts; texts searched for once are remembered. All that is kept out."""
     manifest = _manifest(home)
     kept: dict[str, str] = dict(manifest["kept_out"])
-    marks = {hashlib.sha256(text.encode()).hexdigest()[:16]: text for text in secrets}
+    marks = _marks(secrets)
     fresh = [mark for mark in marks if mark not in manifest["searched"]]
     if fresh:
         found = list(secrets_in(home / "data", [marks[mark] for mark in fresh]))
         kept |= _keep_out(home, found, archive)
         _write_manifest(home, kept, [*manifest["searched"], *fresh], manifest["files"])
     return kept
+
+
+def _marks(secrets: Sequence[str]) -> dict[str, str]:
+    return {hashlib.sha256(text.encode()).hexdigest()[:16]: text for text in secrets}
 
 
 def _manifest(home: Path) -> dict[str, Any]:
@@ -167,10 +175,10 @@ def _write_manifest(
     for path in _data_files(home):
         place = path.relative_to(home / "data").as_posix()
         files[place] = known[place] if known else _stamp(path)
-    partial = Path(tempfile.mkstemp(prefix=f".{MANIFEST}-", dir=home)[1])
-    text = json.dumps({"files": files, "kept_out": dict(kept_out), "searched": list(searched)})
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(home / MANIFEST)
+    manifest = {"files": files, "kept_out": dict(kept_out), "searched": list(searched)}
+    with tempfile.NamedTemporaryFile("w", dir=home, delete=False, encoding="utf-8") as partial:
+        json.dump(manifest, partial)
+    Path(partial.name).rename(home / MANIFEST)
 
 
 def _data_files(home: Path) -> list[Path]:
