@@ -60,6 +60,18 @@ ContextLength = Annotated[
     int,
     typer.Option("--context-length", min=1, help="Tokens of prompt and answer together.", rich_help_panel=ENDPOINT),
 ]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        help="Folder of the model's tokenizer, to count prompts with; without it a bound of a token per byte.",
+        rich_help_panel=ENDPOINT,
+    ),
+]
+Images = Annotated[
+    bool | None,
+    typer.Option("--images", help="Show plots to a model that sees; else they are named.", rich_help_panel=ENDPOINT),
+]
 RequestTimeout = Annotated[
     float, typer.Option("--request-timeout", min=1, help="Seconds one request may take.", rich_help_panel=ENDPOINT)
 ]

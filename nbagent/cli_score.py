@@ -16,6 +16,7 @@ from nbagent.cli_options import (
     ContextLength,
     Format,
     Greedy,
+    Images,
     Limit,
     MaxCost,
     MaxNewTokens,
@@ -28,6 +29,7 @@ from nbagent.cli_options import (
     Resume,
     Seed,
     Temperature,
+    Tokenizer,
 )
 
 
@@ -49,11 +51,16 @@ def score(
     action_format: Format = None,
     policy: Annotated[
         str | None,
-        typer.Option(help="What the model sees of its past steps: drop (default), full, …", rich_help_panel=AGENT),
+        typer.Option(
+            help="What the model sees of its past steps: drop (default), window, summarize, full.",
+            rich_help_panel=AGENT,
+        ),
     ] = None,
     max_steps: MaxSteps = None,
     cell_timeout: CellTimeout = None,
     context_length: ContextLength = 32_768,
+    tokenizer: Tokenizer = None,
+    images: Images = None,
     request_timeout: RequestTimeout = 120.0,
     price_in: PriceIn = None,
     price_out: PriceOut = None,
@@ -91,6 +98,7 @@ def score(
             "max_steps": max_steps,
             "max_new_tokens": max_new_tokens,
             "cell_timeout_s": cell_timeout,
+            "images": images,
             "backend": choose_backend(backend, model, is_ours(model)),
         },
     )
@@ -106,6 +114,7 @@ def score(
     together = at_once(concurrency, is_remote(model))
     remote = {
         "context_length": context_length,
+        "tokenizer": tokenizer,
         "timeout_s": request_timeout,
         "concurrency": together,
         "price_in": price_in,

@@ -23,8 +23,10 @@ from nbagent.prompts import PromptBuilder
 from nbagent.runfolder import RunFolder
 from nbagent.samples import CallKind
 from nbagent.tasks import Outcome, Task, Verdict
+from nbagent.tools import TOOLS
 from nbagent.trajectory import Recorder, Trajectory
-from nbagent_context import BudgetTooSmall, Memory, Policy, SummaryRequest, Window, policy
+from nbagent_context import Budget, BudgetTooSmall, Memory, Policy, SummaryRequest, Window, policy
+from nbagent_context.images import IMAGE_TOKENS
 from nbagent_kernels import KernelError, Limits
 
 RETRY_S = 0.5
@@ -56,6 +58,8 @@ class RolloutSettings:
     """New tries after an infrastructure failure; more would hide a host that is broken."""
     keep_events: bool = True
     """Keep events in memory beside the log; without, a trajectory is read back from its log when asked for."""
+    images: bool = False
+    """Show images to an endpoint that sees them."""
 
 
 @runtime_checkable
@@ -79,6 +83,8 @@ class _Attempt:
     fmt: ActionFormat
     policy: Policy
     prompts: PromptBuilder
+    budget: Budget
+    tools: Sequence[dict[str, Any]]
     model: Model
     sampling: SamplingParams
     seed: Callable[[int, CallKind], int]
@@ -88,7 +94,6 @@ class _Attempt:
     async def play(self) -> None:
         """From the first prompt to the verdict. This is the whole loop."""
         await self.env.reset()
-        tools = self.env.tools if self.fmt.sends_schemas else ()
         while self.env.verdict is None:
             seen = self._look()
             if isinstance(seen, SummaryRequest):
@@ -99,12 +104,12 @@ class _Attempt:
                     f"the context policy {type(self.policy).__name__} asks for a second summary before step "
                     f"{self.env.steps_taken}; one a step is allowed, or an attempt might never end"
                 )
-            completion = await self._sample(seen, "action", self.sampling, tools)
+            completion = await self._sample(seen, "action", self.sampling, self.tools)
             await self.env.step(self.fmt.parse(completion))
 
     def _look(self) -> Window | SummaryRequest:
-        env, prompts = self.env, self.prompts
-        return self.policy.window(env.brief, env.notebook, env.history, env.notice, prompts.budget(), prompts.count)
+        env = self.env
+        return self.policy.window(env.brief, env.notebook, env.history, env.notice, self.budget, self.prompts.count)
 
     async def _remember(self, request: SummaryRequest) -> None:
         """Have the model write the memory that a policy asks for, and put it into the history as it is."""
@@ -126,6 +131,7 @@ class _Attempt:
         state = state_key(env.notebook, recorder.digests)
         began = time.monotonic()
         completion = await self.model.sample(prompt, replace(sampling, seed=self.seed(step, kind)))
+        self.prompts.check(prompt, completion)
         recorder.call(
             step,
             prompt,
@@ -149,7 +155,13 @@ def noise_seed(run_seed: int, task_id: str, rollout_id: str, step: int, kind: Ca
 
 def prompt_builder(model: Model, settings: RolloutSettings) -> PromptBuilder:
     """The prompt builder of a model; one for many rollouts, since it caches what it encodes."""
-    return PromptBuilder(model.tokenizer, model.context_length, settings.sampling.max_new_tokens)
+    return PromptBuilder(
+        model.tokenizer,
+        model.context_length,
+        settings.sampling.max_new_tokens,
+        counter=getattr(model, "counter", None),
+        image_tokens=IMAGE_TOKENS if settings.images else 0,
+    )
 
 
 @cache
@@ -191,6 +203,8 @@ async def roll(
     prompts = prompts or prompt_builder(model, settings)
     fmt = action_format(settings.action_format, task.language)
     chosen = _policy(settings.policy, json.dumps(dict(settings.policy_options), sort_keys=True))
+    tools = fmt.available(TOOLS) if fmt.sends_schemas else ()
+    budget = prompts.budget(tools)
     blobs = run.blobs if run else Blobs()
     path = run.rollout_path(rollout_id) if run else None
     with _counted(model):
@@ -211,23 +225,25 @@ async def roll(
                 fmt=fmt,
                 policy=chosen,
                 prompts=prompts,
+                budget=budget,
+                tools=tools,
                 model=model,
                 sampling=settings.sampling,
                 seed=lambda step, kind: noise_seed(settings.run_seed, task.task_id, rollout_id, step, kind),
                 recorder=recorder,
                 version=version,
             )
-            recorder.record("start", **_start(env, rollout_id, number, settings))
+            recorder.record("start", **_start(attempt, rollout_id, number, settings))
             if not await _finish(attempt, rollout_id):
                 break
     return recorder.trajectory()
 
 
-def _start(env: NotebookEnv, rollout_id: str, attempt: int, settings: RolloutSettings) -> dict[str, Any]:
-    task = env.task
+def _start(attempt: _Attempt, rollout_id: str, number: int, settings: RolloutSettings) -> dict[str, Any]:
+    env, task = attempt.env, attempt.env.task
     return {
         "rollout_id": rollout_id,
-        "attempt": attempt,
+        "attempt": number,
         "task_id": task.task_id,
         "question": task.question,
         "family": task.family,
@@ -241,6 +257,7 @@ def _start(env: NotebookEnv, rollout_id: str, attempt: int, settings: RolloutSet
         "files": capsule_files(task.capsule),
         "parent": None,
         "brief": asdict(env.brief),
+        "budget": {**asdict(attempt.budget), "exact": attempt.prompts.exact},
     }
 
 

@@ -116,6 +116,8 @@ class TrainRecipe(Recipe):
             raise ValueError(
                 "agent.action_format: native is for endpoints; a model in training writes hermes or fenced"
             )
+        if self.agent.images:
+            raise ValueError("agent.images: training on images is not supported; show them in scoring only")
         if not self.model.folder and not self.warm_start.steps:
             raise ValueError("a model made from scratch needs a warm start: set warm_start.steps, or model.folder")
         if self.warm_start.steps and self.tasks.demonstrations == "" and not self.tasks.n_demonstrations:
