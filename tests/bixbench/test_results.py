@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from nbagent.errors import StorageError, UsageError
 from nbagent.tasks import Outcome
+from nbagent_bixbench import results as results_module
 from nbagent_bixbench.results import (
     Result,
     parse_result,
@@ -77,6 +79,13 @@ def test_the_required_fields_are_a_whole_row():
     for name in BARE:
         with pytest.raises(ValueError, match=f"field '{name}' is missing"):
             parse_result(json.dumps({key: value for key, value in BARE.items() if key != name}))
+
+
+def test_the_rows_that_the_documents_show_are_rows():
+    readme = Path(__file__).resolve().parents[2] / "benchmarks/bixbench/README.md"
+    for text in (readme.read_text(), results_module.__doc__):
+        shown = re.search(r'\{"format".*?\}', text, re.DOTALL).group()
+        assert parse_result(" ".join(shown.split())).answer == "42"
 
 
 @pytest.mark.parametrize(
