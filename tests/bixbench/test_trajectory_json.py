@@ -71,6 +71,10 @@ def test_falsy_answers_do_not_vanish(tmp_path, answer, read, ideal):
     (result,) = read_answers(written(tmp_path, agent_answer=answer, ideal_answer=ideal)).results
     assert result.answer == read
     assert regrade([result], "strict")[0].outcome is C
+    # The published agentic scorer drops what Python calls false; the text "0" is not.
+    assert regrade([result], "official-agentic")[0].outcome is (U if answer else N)
+    (text,) = read_answers(written(tmp_path, agent_answer=str(answer), ideal_answer=ideal)).results
+    assert regrade([text], "official-agentic")[0].outcome is U
 
 
 def test_no_answer_and_an_empty_one_differ_only_in_the_record(tmp_path):

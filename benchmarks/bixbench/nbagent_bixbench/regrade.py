@@ -13,6 +13,7 @@ from nbagent_bixbench.grade import grade
 from nbagent_bixbench.judge import Judge, RecordedJudge
 from nbagent_bixbench.policies import check_policy
 from nbagent_bixbench.results import Result
+from nbagent_bixbench.trajectory_json import DROPPED
 from nbagent_bixbench.types import JudgedVerdict
 
 CONCURRENCY = 16
@@ -72,6 +73,8 @@ def _regraded(result: Result, policy: str, judge: Judge | None) -> Result:
 
 
 def _verdict(result: Result, policy: str, judge: Judge | None) -> Verdict:
+    if policy == "official-agentic" and result.extra.get(DROPPED):
+        return Verdict(Outcome.NO_ANSWER, "the published scorer drops answers such as 0 and false")
     if result.mode == "hypothesis":
         return grade_hypothesis(result.answer, result.ideal.casefold() == "true")
     if result.options:

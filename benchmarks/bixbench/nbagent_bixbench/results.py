@@ -105,7 +105,7 @@ class Result:
     notebook: str = ""
     """Path of the notebook, relative to this file, or empty."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Anything of the agent's own; kept, never read."""
+    """Anything of the agent's own; kept, and no part of any score but where a published scorer's fault hangs on it."""
 
     @property
     def question_key(self) -> str:

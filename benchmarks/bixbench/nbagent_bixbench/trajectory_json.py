@@ -23,6 +23,8 @@ from nbagent_bixbench.zero_shot_csv import recorded_verdict
 
 NEEDED = ("problem_id", "agent_answer", "ideal_answer")
 """Fields without which a file is no trajectory."""
+DROPPED = "dropped_by_published_scorer"
+"""Marks in `extra` an answer that is falsy in Python: the published agentic scorer drops the row like one without."""
 _REPLICA = re.compile(r"_replica_(\d+)$")
 _LETTERED = re.compile(r"\(?([A-Z])[).:]\s+(.*)", re.DOTALL)
 _REFUSAL = "insufficient information"
@@ -97,6 +99,7 @@ def trajectory_result(data: Mapping[str, Any], path: Path) -> Result:
         else None,
         model=_text(data.get("model") or ""),
         steps=data["num_actions"] if isinstance(data.get("num_actions"), int) else 0,
+        extra={} if data["agent_answer"] or data["agent_answer"] is None else {DROPPED: True},
     )
 
 
