@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from threading import Lock
 from typing import Any
 
@@ -20,19 +20,19 @@ class Cache:
         self._chars = 0
         self._lock = Lock()
 
-    def get(self, key: Hashable, chars: int, make: Callable[[], Any]) -> Any:
-        """The result for `key`, made where it is not kept; `chars` is about what key and result take."""
+    def get(self, key: Hashable) -> Any:
+        """The result for `key`; None where it is not kept."""
         found = self._kept.get(key)
-        if found is not None:
-            return found[0]
-        made = make()
+        return None if found is None else found[0]
+
+    def put(self, key: Hashable, result: Any, chars: int) -> None:
+        """Keep a result; `chars` is about what key and result take."""
         with self._lock:
             if key not in self._kept:
-                self._kept[key] = (made, chars)
+                self._kept[key] = (result, chars)
                 self._chars += chars
                 if self._chars > self._most:
                     self._halve()
-        return made
 
     def _halve(self) -> None:
         for key in list(self._kept):

@@ -31,7 +31,10 @@ def head_tail(text: str, chars: int) -> str:
     chars = max(chars, SHORTEST)
     if len(text) <= chars:
         return text
-    cut: str = _cuts.get((text, chars), len(text) + chars, lambda: _cut(text, chars))
+    cut: str | None = _cuts.get((text, chars))
+    if cut is None:
+        cut = _cut(text, chars)
+        _cuts.put((text, chars), cut, len(text) + chars)
     return cut
 
 

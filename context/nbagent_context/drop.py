@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from nbagent_context.cache import Cache
 from nbagent_context.cut import ELIDED, head_tail
-from nbagent_context.elide import SURVIVES_CHARS, Form, Item, batches, full_tokens, record, settle
+from nbagent_context.elide import SURVIVES_CHARS, Form, Forms, Item, batches, full_tokens, record, settle
 from nbagent_context.history import last_line, newest_error, newest_output
 from nbagent_context.images import newest_images
-from nbagent_context.render import CellView, cell_view, language_of
+from nbagent_context.render import CellView, cell_view, content_chars, content_key, language_of
 from nbagent_context.types import (
     Brief,
     Budget,
@@ -26,7 +27,6 @@ from nbagent_context.types import (
     Notebook,
     Window,
     exchanges_of,
-    measure,
     message,
 )
 
@@ -34,6 +34,7 @@ ACTIONS = 1 / 8
 """Share of the room that the list of own actions may take before its older half goes."""
 SHORT_CHARS = 80
 """Characters of why an action in the list failed."""
+_made = Cache()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +74,17 @@ class Drop:
         older = [exchange for exchange in exchanges if exchange.step in untold and exchange.step not in recent]
         listed, actions_left_out = self._actions(older, budget.tokens - fixed, count)
         fixed += sum(count(text) for text in listed)
-        room = budget.tokens - fixed
         mark = count(_gap(["c100000", "c100000"]))
-        total = settle([*cells, *last], room, mark, 0, count)
-        if total > room:
-            raise BudgetTooSmall(fixed + total, budget.tokens)
-        texts = [ends[0], *_texts(cells), *listed, *_texts(last)]
-        user = message("user", texts)
+        tokens, fits = settle([*cells, *last], budget.tokens - fixed, mark, 0, count)
+        shown, gaps = _texts(cells)
+        tokens += fixed + sum(count(gap) for gap in gaps)
+        if not fits and tokens > budget.tokens:
+            raise BudgetTooSmall(tokens, budget.tokens)
+        user = message("user", [ends[0], *shown, *listed, *_texts(last)[0]])
         user["content"] += images
         if notice:
             user["content"].append({"type": "text", "text": ends[1]})
         messages = (*([message("system", system)] if system else []), user)
-        tokens = measure(messages, budget, count)
         elisions = [*record(cells, "cell", count), *actions_left_out, *record(last, "exchange", count), *left_out]
         return Window(messages=messages, tokens=tokens, elisions=tuple(elisions))
 
@@ -94,16 +94,16 @@ class Drop:
         language = language_of(notebook)
         items = []
         for cell in notebook["cells"]:
-            view, name = cell_view(cell, language, self.old_chars), cell["id"]
-            item = Item(name, self._aged(view), Form((f"{view.line}\n",), "", "line", "budget"))
-            if name in kept:
-                item.forms = self._protected(view, item, name in must)
-            item.full = self._whole(view)
-            items.append(item)
+            name, key = cell["id"], content_key(cell, language)
+            made: tuple[CellView, Forms] | None = _made.get((self, key))
+            if made is None:
+                view = cell_view(cell, language, self.old_chars)
+                line = Form((f"{view.line}\n",), "", "line", "budget")
+                made = view, Forms(_whole(view), self._aged(view), line)
+                _made.put((self, key), made, 3 * content_chars(key))
+            protected = self._protected(*made, name in must) if name in kept else ()
+            items.append(Item(name, made[1], protected))
         return items
-
-    def _whole(self, view: CellView) -> Form:
-        return Form((view.source, f"{view.output}\n") if view.output else (view.source,))
 
     def _shown(self, view: CellView, chars: int, why: str) -> Form:
         """Source and output, each at most `chars` long."""
@@ -113,7 +113,7 @@ class Drop:
         if len(output) > chars:
             output = head_tail(output, chars)
         if source is view.source and output is view.output:
-            return self._whole(view)
+            return _whole(view)
         what = "output of" if source is view.source else ""
         return Form((source, f"{output}\n") if output else (source,), what, "head_tail", why)
 
@@ -124,12 +124,13 @@ class Drop:
         level: Level = "line" if self.old_chars else "dropped"
         return Form((form.texts[0], f"{view.output_line}\n"), "output of", level, "age")
 
-    def _protected(self, view: CellView, item: Item, must: bool) -> tuple[Form, ...]:
+    def _protected(self, view: CellView, forms: Forms, must: bool) -> tuple[Form, ...]:
         sizes = [self.output_chars // 2**i for i in range(1, 12) if self.output_chars // 2**i > SURVIVES_CHARS]
-        forms = [self._shown(view, self.output_chars, "size")]
-        forms += [self._shown(view, size, "budget") for size in (*sizes, SURVIVES_CHARS)]
-        aged = replace(item.whole, why="budget") if item.whole.level else item.whole
-        return tuple(dict.fromkeys(forms if must else [*forms, aged, item.line]))
+        shrinking = [self._shown(view, self.output_chars, "size")]
+        shrinking += [self._shown(view, size, "budget") for size in (*sizes, SURVIVES_CHARS)]
+        if not must:
+            shrinking += [replace(forms.whole, why="budget") if forms.whole.level else forms.whole, forms.line]
+        return tuple(dict.fromkeys(shrinking))
 
     def _last(self, recent: Iterable[Exchange], untold: set[int], must: set[int]) -> list[Item]:
         """The last exchanges, as far as the notebook does not show them."""
@@ -148,7 +149,7 @@ class Drop:
                     forms.append(Form((f"{head}{head_tail(whole, size)}\n",), "", "head_tail", why))
             if exchange.step not in must:
                 forms.append(Form((head,), "answer of", "dropped", "budget"))
-            items.append(Item(str(exchange.step), full, full, tuple(forms), full))
+            items.append(Item(str(exchange.step), Forms(full, full, full), tuple(forms)))
         return items
 
     def _actions(self, older: Sequence[Exchange], room: int, count: Count) -> tuple[list[str], list[Elision]]:
@@ -183,20 +184,29 @@ def _action_line(exchange: Exchange) -> str:
     return f"> {exchange.short or 'not an action'}{failed}\n"
 
 
+def _whole(view: CellView) -> Form:
+    return Form((view.source, f"{view.output}\n") if view.output else (view.source,))
+
+
 def _gap(names: Sequence[str]) -> str:
     return f"[{names[0]}]\n{ELIDED}\n" if len(names) == 1 else f"[{names[0]} … {names[-1]}]\n{ELIDED}\n"
 
 
-def _texts(items: Sequence[Item]) -> list[str]:
-    """The items' texts; of those left out in a row, the first and the last id."""
+def _texts(items: Sequence[Item]) -> tuple[list[str], list[str]]:
+    """The items' texts, with a mark for those left out in a row that has the first and the last id; the marks."""
     texts: list[str] = []
+    gaps: list[str] = []
     gone: list[str] = []
     for item in items:
         if item.shown is None:
             gone.append(item.name)
             continue
         if gone:
-            texts.append(_gap(gone))
+            gaps.append(_gap(gone))
+            texts.append(gaps[-1])
             gone = []
         texts += item.shown.texts
-    return [*texts, _gap(gone)] if gone else texts
+    if gone:
+        gaps.append(_gap(gone))
+        texts.append(gaps[-1])
+    return texts, gaps

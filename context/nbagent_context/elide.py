@@ -41,75 +41,93 @@ class Form:
 
 
 @dataclass(slots=True)
-class Item:
-    """A cell or an exchange, in its place."""
+class Forms:
+    """An item at every length; made once for each content, and counted once for each counter."""
 
-    name: str
+    full: Form
+    """With nothing cut; what the record of savings compares with."""
     whole: Form
     """While there is room."""
     line: Form
     """When there is less."""
-    forms: tuple[Form, ...] = ()
-    """Of a protected item, largest first: it is never dropped."""
-    full: Form | None = None
-    """What the record of savings compares with; None: `whole`."""
+    _counted: tuple[Count, tuple[int, int, int]] | None = field(default=None, init=False, repr=False)
+
+    def sizes(self, count: Count) -> tuple[int, int, int]:
+        """Tokens of full, whole, line."""
+        counted = self._counted
+        if counted is None or counted[0] != count:
+            full = sum([full_tokens(text, count) for text in self.full.texts])
+            counted = count, (full, self.whole.tokens(count), self.line.tokens(count))
+            self._counted = counted
+        return counted[1]
+
+
+@dataclass(slots=True)
+class Item:
+    """A cell or an exchange, in its place."""
+
+    name: str
+    kept: Forms
+    protected: tuple[Form, ...] = ()
+    """Of a protected item, largest first: it is never dropped, and its other forms are not used."""
     shown: Form | None = field(default=None, init=False)
     """What was settled on; None: dropped."""
 
 
-def settle(items: Sequence[Item], room: int, mark: int, per_item: int, count: Count) -> int:
-    """Choose how each item is shown; the tokens that takes, more than `room` where it cannot be had for less.
+def settle(items: Sequence[Item], room: int, mark: int, per_item: int, count: Count) -> tuple[int, bool]:
+    """Choose how each item is shown: sets their `shown`.
 
     Args:
-        items: oldest first; their `shown` is set.
+        items: oldest first.
         room: tokens.
         mark: tokens of the line that stands for items left out in a row.
         per_item: tokens an item takes beside its texts.
         count: of texts.
+
+    Returns:
+        The tokens of what is shown, marks not counted, and whether it fits, marks included.
     """
-    loose = [item for item in items if not item.forms]
-    kept = [item for item in items if item.forms]
+    loose = [item for item in items if not item.protected]
+    kept = [item for item in items if item.protected]
+    sizes = [item.kept.sizes(count) for item in loose]
+    whole = [size[1] + per_item for size in sizes]
+    lines = [min(size[2] + per_item, one) for size, one in zip(sizes, whole, strict=True)]
+    taken = 0
     for item in kept:
-        item.shown = item.forms[0]
-    whole = [item.whole.tokens(count) + per_item for item in loose]
-    taken = sum([item.forms[0].tokens(count) + per_item for item in kept])
-    lines = whole
-    if sum(whole) > min(int(room * HIGH), room - taken):
-        lines = [min(item.line.tokens(count) + per_item, size) for item, size in zip(loose, whole, strict=True)]
-    _choose(loose, whole, lines, int(room * HIGH), int(room * LOW))
-    total = taken + _standing(items, loose, whole, lines, mark)
+        item.shown = item.protected[0]
+        taken += item.shown.tokens(count) + per_item
+    standing = _choose(loose, whole, lines, int(room * HIGH), int(room * LOW))
+    marks = mark * _runs_left_out(items)
     for item in kept:
-        for form in item.forms[1:]:
-            if total <= room:
+        for form in item.protected[1:]:
+            if taken + standing + marks <= room:
                 break
             assert item.shown is not None
-            total += form.tokens(count) - item.shown.tokens(count)
             taken += form.tokens(count) - item.shown.tokens(count)
             item.shown = form
     limit = room - taken
-    while total > room and any(item.shown for item in loose):
-        _choose(loose, whole, lines, limit, limit)
-        total = taken + _standing(items, loose, whole, lines, mark)
-        limit -= max(total - room, 1)
-    return total
+    while (over := taken + standing + marks - room) > 0 and any(item.shown for item in loose):
+        limit = min(limit, standing) - over
+        standing = _choose(loose, whole, lines, limit, limit)
+        marks = mark * _runs_left_out(items)
+    return taken + standing, over <= 0
 
 
-def _standing(items: Sequence[Item], loose: Sequence[Item], whole: list[int], lines: list[int], mark: int) -> int:
-    total = 0
-    for item, size, line in zip(loose, whole, lines, strict=True):
-        if item.shown is item.whole:
-            total += size
-        elif item.shown is not None:
-            total += line
+def _runs_left_out(items: Sequence[Item]) -> int:
     gone = [item.shown is None for item in items]
-    return total + mark * sum([now and not before for now, before in zip(gone, [False, *gone], strict=False)])
+    return sum([now and not before for now, before in zip(gone, [False, *gone], strict=False)]) if any(gone) else 0
 
 
-def _choose(items: Sequence[Item], whole: list[int], lines: list[int], high: int, low: int) -> None:
+def _choose(items: Sequence[Item], whole: list[int], lines: list[int], high: int, low: int) -> int:
     dropped, lined = batches(whole, lines, high, low)
     for number, item in enumerate(items):
-        shorter = lines[number] < whole[number]
-        item.shown = None if number < dropped else item.line if number < lined and shorter else item.whole
+        if number >= lined:
+            item.shown = item.kept.whole
+        elif number < dropped:
+            item.shown = None
+        else:
+            item.shown = item.kept.line if lines[number] < whole[number] else item.kept.whole
+    return sum(lines[dropped:lined]) + sum(whole[lined:])
 
 
 def batches(whole: Sequence[int], lines: Sequence[int], high: int, low: int) -> tuple[int, int]:
@@ -146,13 +164,12 @@ def record(items: Sequence[Item], noun: str, count: Count) -> list[Elision]:
     found: dict[tuple[str, Level, str], list[tuple[str, int]]] = {}
     for item in items:
         shown = item.shown
-        if shown is not None and shown.level is None:
-            continue
-        full = sum([full_tokens(text, count) for text in (item.full or item.whole).texts])
-        what, level, why = (shown.what, shown.level, shown.why) if shown else ("", "dropped", "budget")
-        assert level is not None or shown is None
-        saved = full - (shown.tokens(count) if shown else 0)
-        found.setdefault((what, level or "dropped", why), []).append((item.name, saved))
+        if shown is None:
+            found.setdefault(("", "dropped", "budget"), []).append((item.name, item.kept.sizes(count)[0]))
+        elif shown.level is not None:
+            full, whole, line = item.kept.sizes(count)
+            tokens = whole if shown is item.kept.whole else line if shown is item.kept.line else shown.tokens(count)
+            found.setdefault((shown.what, shown.level, shown.why), []).append((item.name, full - tokens))
     return [
         Elision(_subject(what, noun, [name for name, _ in struck]), level, sum(saved for _, saved in struck), why)
         for (what, level, why), struck in found.items()

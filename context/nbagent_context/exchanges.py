@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nbagent_context.cache import Cache
 from nbagent_context.cut import first_line, head_tail
-from nbagent_context.elide import SURVIVES_CHARS, Form, Item, full_tokens, record, settle
+from nbagent_context.elide import SURVIVES_CHARS, Form, Forms, Item, full_tokens, record, settle
 from nbagent_context.history import last_line, newest_error
 from nbagent_context.images import newest_images
 from nbagent_context.types import (
@@ -25,24 +26,28 @@ OUTPUT_CHARS = 3000
 """Longest text and longest answer shown, in characters."""
 LINE_CHARS = 80
 """Characters of the one line that is left of an older answer."""
+_made = Cache()
 
 
 def exchange_item(exchange: Exchange, must: bool, recent: bool) -> Item:
-    """An exchange as an item of two texts; in `forms` where it is protected."""
+    """An exchange as an item of two texts, protected where it `must` keep something or is `recent`."""
+    kept: Forms | None = _made.get(exchange)
+    if kept is None:
+        answer = last_line(exchange.observation) if exchange.failed else exchange.observation
+        short = head_tail(exchange.text, SURVIVES_CHARS), first_line(answer, LINE_CHARS)
+        full = Form((exchange.text, exchange.observation))
+        kept = Forms(full, _cut(exchange, OUTPUT_CHARS, "size"), Form(short, "", "line", "budget"))
+        _made.put(exchange, kept, 2 * len(exchange.text) + 2 * len(exchange.observation))
+    if not must and not recent:
+        return Item(str(exchange.step), kept)
+    smaller = [_cut(exchange, size, "budget") for size in (OUTPUT_CHARS // 2, OUTPUT_CHARS // 4, SURVIVES_CHARS)]
+    forms = [kept.whole, *smaller] if must else [kept.whole, *smaller, kept.line]
+    return Item(str(exchange.step), kept, tuple(dict.fromkeys(forms)))
 
-    def cut(chars: int, why: str) -> Form:
-        texts = head_tail(exchange.text, chars), head_tail(exchange.observation, chars)
-        return Form(texts, "", "head_tail", why) if texts != full.texts else full
 
-    full = Form((exchange.text, exchange.observation))
-    whole = cut(OUTPUT_CHARS, "size")
-    answer = last_line(exchange.observation) if exchange.failed else exchange.observation
-    line = Form((head_tail(exchange.text, SURVIVES_CHARS), first_line(answer, LINE_CHARS)), "", "line", "budget")
-    forms: tuple[Form, ...] = ()
-    if must or recent:
-        smaller = [cut(OUTPUT_CHARS // part, "budget") for part in (2, 4, 8)] + [cut(SURVIVES_CHARS, "budget")]
-        forms = tuple(dict.fromkeys([whole, *smaller] if must else [whole, *smaller, line]))
-    return Item(str(exchange.step), whole, line, forms, full)
+def _cut(exchange: Exchange, chars: int, why: str) -> Form:
+    texts = head_tail(exchange.text, chars), head_tail(exchange.observation, chars)
+    return Form(texts, "", "head_tail", why) if texts != (exchange.text, exchange.observation) else Form(texts)
 
 
 def items_of(exchanges: Sequence[Exchange], start: int, keep: int, notebook: Notebook) -> list[Item]:
@@ -88,8 +93,7 @@ def conversation(
     fixed += sum(count(text) for text in [*system, brief.task, *opening, *ending] if text)
     # Exchanges that are no items leave two gaps at most, with an error that is kept between them.
     fixed += 2 * mark
-    room = budget.tokens - fixed
-    total = settle(items, room, mark, 2 * budget.per_message, count)
+    _, fits = settle(items, budget.tokens - fixed, mark, 2 * budget.per_message, count)
     messages = [message("system", system)] if system else []
     messages.append(message("user", [brief.task, *opening]))
     following = 0
@@ -104,7 +108,7 @@ def conversation(
         messages += [message("assistant", [text]), message("user", [answer])]
     messages[-1]["content"] += [*images, *message("", ending)["content"]]
     tokens = measure(messages, budget, count)
-    if total > room and tokens > budget.tokens:
+    if not fits and tokens > budget.tokens:
         raise BudgetTooSmall(tokens, budget.tokens)
     return Window(tuple(messages), tokens, (*record(items, "exchange", count), *left_out))
 

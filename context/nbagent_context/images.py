@@ -62,7 +62,9 @@ def _size(mime: str, data: Any) -> tuple[int, int] | None:
         return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
     if mime not in _SEEN:
         return None
-    found: tuple[int, int] | None = _cache.get((mime, text), len(text), lambda: _opened_size(text))
+    found: tuple[int, int] | None = _cache.get((mime, text))
+    if found is None and (found := _opened_size(text)) is not None:
+        _cache.put((mime, text), found, len(text))
     return found
 
 
@@ -78,7 +80,9 @@ def _opened_size(text: str) -> tuple[int, int] | None:
 
 def _part(data: Any) -> dict[str, Any] | None:
     text = _joined(data)
-    url: str | None = _cache.get(text, 2 * len(text), lambda: _scaled(text))
+    url: str | None = _cache.get(text)
+    if url is None and (url := _scaled(text)) is not None:
+        _cache.put(text, url, len(text) + len(url))
     return {"type": "image_url", "image_url": {"url": url}} if url else None
 
 

@@ -7,7 +7,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nbagent_context.cache import Cache
 from nbagent_context.clean import clean, quiet
 from nbagent_context.cut import ELIDED, first_line
 from nbagent_context.failure import error_text, exception_line
@@ -17,7 +16,6 @@ _JSON = "application/json"
 PLAIN_FIRST = ("text/plain", "text/markdown", "text/latex", _JSON, "text/html")
 LINE_CHARS = 48
 """Characters of code, and of output, in the one line that is left of a cell."""
-_views = Cache()
 
 
 def _text(value: Any, mime: str = "") -> str:
@@ -103,18 +101,7 @@ class CellView:
 
 
 def cell_view(cell: Mapping[str, Any], language: str, line_chars: int) -> CellView:
-    """A cell's texts; made again only where its content is another. `line_chars`: of an output's one line."""
-    name, kind, source, count = cell["id"], cell["cell_type"], cell["source"], cell.get("execution_count")
-    outputs = cell.get("outputs", ())
-    keys = tuple([_key(output) for output in outputs])
-    key = (name, kind, source if type(source) is str else tuple(source), count, language, line_chars, keys)
-    found: CellView = _views.get(
-        key, 2 * len(source) + 2 * sum([_length(part) for part in keys]), lambda: _view(cell, language, line_chars)
-    )
-    return found
-
-
-def _view(cell: Mapping[str, Any], language: str, line_chars: int) -> CellView:
+    """A cell's texts. `line_chars`: of an output's one line; 0 leaves a mark."""
     outputs = cell.get("outputs", ())
     text = output_text(outputs, cell["id"])
     code = first_line(_text(cell["source"]), LINE_CHARS)
@@ -125,23 +112,40 @@ def _view(cell: Mapping[str, Any], language: str, line_chars: int) -> CellView:
     return CellView(cell_text(cell, language), text, shortest if text else "", line)
 
 
-def _key(output: Mapping[str, Any]) -> tuple[Hashable, ...]:
-    """What a rendered output depends on. Strings are taken as they are: their hashes are kept, and comparing a string
-    with itself is free."""
+def content_key(cell: Mapping[str, Any], language: str) -> tuple[Hashable, ...]:
+    """All that a cell's texts depend on, to keep what was made of it.
+
+    Strings are taken as they are: their hashes are kept, and comparing a string with itself is free.
+    """
+    source = cell["source"]
+    return (
+        cell["id"],
+        cell["cell_type"],
+        _hashable(source),
+        cell.get("execution_count"),
+        language,
+        *[_output_key(output) for output in cell.get("outputs", ())],
+    )
+
+
+def _output_key(output: Mapping[str, Any]) -> Hashable:
     kind = output.get("output_type")
     if kind == "stream":
-        return ("stream", _hashable(output.get("text", "")))
+        return _hashable(output.get("text", ""))
     if kind == "error":
         return (kind, output.get("ename"), output.get("evalue"), *output.get("traceback", ()))
     data = output.get("data", {})
     mime = _shown_mime(data)
     value = data.get(mime, "") if mime in PLAIN_FIRST or mime.startswith("image/") else ""
-    return ("data", mime, _text(value, mime) if mime == _JSON else _hashable(value))
+    return (mime, _text(value, mime) if mime == _JSON else _hashable(value))
 
 
-def _hashable(value: Any) -> Hashable:
-    return value if type(value) is str else tuple(map(str, value)) if isinstance(value, list) else str(value)
+def _hashable(value: Any) -> str:
+    return value if type(value) is str else _text(value)
 
 
-def _length(key: tuple[Hashable, ...]) -> int:
-    return sum([len(part) for part in key if isinstance(part, str)]) + 64
+def content_chars(key: tuple[Hashable, ...]) -> int:
+    """About the characters that a key holds."""
+    return 64 + sum(
+        len(part) if isinstance(part, str) else content_chars(part) if isinstance(part, tuple) else 8 for part in key
+    )

@@ -67,7 +67,7 @@ class Summarize:
             items = items_of(exchanges, covered, self.keep, notebook)
             fixed = sum(count(part) for part in [brief.instruction, brief.task, *opening] if part)
             room = budget.tokens - 2 * budget.per_message - fixed
-            if sum(item.whole.tokens(count) + 2 * budget.per_message for item in items) > self.threshold * room:
+            if sum(item.kept.sizes(count)[1] + 2 * budget.per_message for item in items) > self.threshold * room:
                 request = self._request(brief, notebook, history, opening, covered, budget, count)
                 if request is not None:
                     return request

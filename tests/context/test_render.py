@@ -1,6 +1,7 @@
 """Outputs and cells as text."""
 
 import base64
+import copy
 import io
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from nbagent_context.failure import error_text
 from nbagent_context.images import image_name, image_parts
-from nbagent_context.render import cell_text, cell_view, one_line, output_text
+from nbagent_context.render import cell_text, cell_view, content_chars, content_key, one_line, output_text
 
 
 def stream(text, name="stdout"):
@@ -92,13 +93,18 @@ def test_cells_carry_their_ids_and_a_count_that_is_not_the_ids():
     assert "````" in cell_text({"id": "c4", "cell_type": "code", "source": "'''```'''", "execution_count": 4})
 
 
-def test_a_view_is_made_again_only_for_another_content():
+def test_the_key_of_a_cell_is_its_content():
     cell = {"id": "c1", "cell_type": "code", "source": "x", "execution_count": 1, "outputs": [stream("1\n" * 3)]}
-    first = cell_view(cell, "python", 80)
-    assert cell_view(dict(cell, outputs=[stream("1\n" * 3)]), "python", 80) is first
-    cell["outputs"][0]["text"] = "2"
-    assert cell_view(cell, "python", 80).output == "2"
-    assert cell_view(dict(cell, execution_count=2), "python", 80).source == "[c1 In 2]\n```python\nx\n```\n"
+    key = content_key(cell, "python")
+    assert content_key(copy.deepcopy(cell), "python") == key
+    assert content_chars(key) > 6
+    others = [
+        dict(cell, source="y"),
+        dict(cell, execution_count=2),
+        dict(cell, outputs=[stream("2")]),
+        dict(cell, id="c2"),
+    ]
+    assert len({key, content_key(cell, "r"), *(content_key(other, "python") for other in others)}) == 6
 
 
 leaves = st.none() | st.booleans() | st.integers() | st.text()
@@ -120,10 +126,13 @@ outputs = st.lists(
 
 
 @given(outputs, st.text(), st.sampled_from(["code", "markdown"]))
-def test_a_kept_view_is_the_view_made_anew(outputs, source, kind):
+def test_a_view_has_all_texts_and_cells_with_the_same_key_have_the_same_view(outputs, source, kind):
     cell = {"id": "c1", "cell_type": kind, "source": source, "execution_count": 1, "outputs": outputs}
     view = cell_view(cell, "python", 80)
     assert view.output == output_text(outputs, "c1")
+    other = dict(cell, outputs=copy.deepcopy(outputs)[::-1])
+    if content_key(other, "python") == content_key(cell, "python"):
+        assert cell_view(other, "python", 80) == view
     assert view.source == cell_text(cell)
     assert "\n" not in view.line.removesuffix("\n")
     assert "\x1b" not in view.output
