@@ -74,7 +74,9 @@ class Item:
     """What was settled on; None: dropped."""
 
 
-def settle(items: Sequence[Item], room: int, mark: int, per_item: int, count: Count) -> tuple[int, bool]:
+def settle(
+    items: Sequence[Item], room: int, mark: int, per_item: int, count: Count, marks: tuple[float, float] = (HIGH, LOW)
+) -> tuple[int, bool]:
     """Choose how each item is shown: sets their `shown`.
 
     Args:
@@ -83,6 +85,7 @@ def settle(items: Sequence[Item], room: int, mark: int, per_item: int, count: Co
         mark: tokens of the line that stands for items left out in a row.
         per_item: tokens an item takes beside its texts.
         count: of texts.
+        marks: high- and low-water mark, as shares of the room.
 
     Returns:
         The tokens of what is shown, marks not counted, and whether it fits, marks included.
@@ -96,20 +99,20 @@ def settle(items: Sequence[Item], room: int, mark: int, per_item: int, count: Co
     for item in kept:
         item.shown = item.protected[0]
         taken += item.shown.tokens(count) + per_item
-    standing = _choose(loose, whole, lines, int(room * HIGH), int(room * LOW))
-    marks = mark * _runs_left_out(items)
+    standing = _choose(loose, whole, lines, int(room * marks[0]), int(room * marks[1]))
+    gaps = mark * _runs_left_out(items)
     for item in kept:
         for form in item.protected[1:]:
-            if taken + standing + marks <= room:
+            if taken + standing + gaps <= room:
                 break
             assert item.shown is not None
             taken += form.tokens(count) - item.shown.tokens(count)
             item.shown = form
     limit = room - taken
-    while (over := taken + standing + marks - room) > 0 and any(item.shown for item in loose):
+    while (over := taken + standing + gaps - room) > 0 and any(item.shown for item in loose):
         limit = min(limit, standing) - over
-        standing = _choose(loose, whole, lines, limit, limit)
-        marks = mark * _runs_left_out(items)
+        standing = _choose(loose, whole, lines, limit, limit, share=1)
+        gaps = mark * _runs_left_out(items)
     return taken + standing, over <= 0
 
 
@@ -118,8 +121,10 @@ def _runs_left_out(items: Sequence[Item]) -> int:
     return sum([now and not before for now, before in zip(gone, [False, *gone], strict=False)]) if any(gone) else 0
 
 
-def _choose(items: Sequence[Item], whole: list[int], lines: list[int], high: int, low: int) -> int:
-    dropped, lined = batches(whole, lines, high, low)
+def _choose(
+    items: Sequence[Item], whole: list[int], lines: list[int], high: int, low: int, share: float = LINES
+) -> int:
+    dropped, lined = batches(whole, lines, high, low, share)
     for number, item in enumerate(items):
         if number >= lined:
             item.shown = item.kept.whole
@@ -130,7 +135,7 @@ def _choose(items: Sequence[Item], whole: list[int], lines: list[int], high: int
     return sum(lines[dropped:lined]) + sum(whole[lined:])
 
 
-def batches(whole: Sequence[int], lines: Sequence[int], high: int, low: int) -> tuple[int, int]:
+def batches(whole: Sequence[int], lines: Sequence[int], high: int, low: int, share: float = LINES) -> tuple[int, int]:
     """How many of the first items are dropped, and how many are at most a line (the dropped ones included).
 
     Args:
@@ -138,6 +143,7 @@ def batches(whole: Sequence[int], lines: Sequence[int], high: int, low: int) -> 
         lines: tokens of each as one line.
         high: nothing goes before so many tokens stand.
         low: then items go until no more than so many do.
+        share: of `low` that lines may take while there are whole items.
     """
     dropped = lined = total = of_lines = 0
     for number, tokens in enumerate(whole):
@@ -145,7 +151,7 @@ def batches(whole: Sequence[int], lines: Sequence[int], high: int, low: int) -> 
         if total <= high:
             continue
         while total > low and dropped <= number:
-            if dropped < lined and (of_lines > low * LINES or lined > number):
+            if dropped < lined and (of_lines > low * share or lined > number):
                 total -= lines[dropped]
                 of_lines -= lines[dropped]
                 dropped += 1

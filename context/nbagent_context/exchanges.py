@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nbagent_context.cache import Cache
 from nbagent_context.cut import first_line, head_tail
-from nbagent_context.elide import SURVIVES_CHARS, Form, Forms, Item, full_tokens, record, settle
+from nbagent_context.elide import HIGH, LOW, SURVIVES_CHARS, Form, Forms, Item, full_tokens, record, settle
 from nbagent_context.history import last_line, newest_error
 from nbagent_context.images import newest_images
 from nbagent_context.types import (
@@ -34,6 +34,7 @@ def exchange_item(exchange: Exchange, must: bool, recent: bool) -> Item:
     kept: Forms | None = _made.get(exchange)
     if kept is None:
         answer = last_line(exchange.observation) if exchange.failed else exchange.observation
+        answer = answer.replace(f"[{exchange.cell_id}]\n", f"[{exchange.cell_id}] ", 1)
         short = head_tail(exchange.text, SURVIVES_CHARS), first_line(answer, LINE_CHARS)
         full = Form((exchange.text, exchange.observation))
         kept = Forms(full, _cut(exchange, OUTPUT_CHARS, "size"), Form(short, "", "line", "budget"))
@@ -70,6 +71,7 @@ def conversation(
     exchanges: Sequence[Exchange],
     budget: Budget,
     count: Count,
+    marks: tuple[float, float] = (HIGH, LOW),
 ) -> Window:
     """The prompt of settled-on items.
 
@@ -82,6 +84,7 @@ def conversation(
         exchanges: all of them.
         budget: of the prompt.
         count: of texts.
+        marks: water marks of elision.
 
     Raises:
         BudgetTooSmall: what must survive does not fit.
@@ -93,7 +96,7 @@ def conversation(
     fixed += sum(count(text) for text in [*system, brief.task, *opening, *ending] if text)
     # Exchanges that are no items leave two gaps at most, with an error that is kept between them.
     fixed += 2 * mark
-    _, fits = settle(items, budget.tokens - fixed, mark, 2 * budget.per_message, count)
+    _, fits = settle(items, budget.tokens - fixed, mark, 2 * budget.per_message, count, marks)
     messages = [message("system", system)] if system else []
     messages.append(message("user", [brief.task, *opening]))
     following = 0

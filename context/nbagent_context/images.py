@@ -117,4 +117,11 @@ def newest_images(
     gone = len(parts) - most
     if gone <= 0:
         return parts, []
-    return parts[gone:], [Elision(f"{gone} images of {name}", "dropped", gone * budget.image_tokens, "budget")]
+    return parts[gone:], [
+        Elision(
+            f"{gone} images of {name}" if gone > 1 else f"image of {name}",
+            "dropped",
+            gone * budget.image_tokens,
+            "budget",
+        )
+    ]

@@ -51,9 +51,17 @@ def _shown_mime(data: Mapping[str, Any]) -> str:
 
 
 def one_line(outputs: Sequence[Mapping[str, Any]], text: str, chars: int) -> str:
-    """Of an error the exception, of other outputs the first line; at most `chars` characters and a mark."""
+    """Of an error the exception, else the first line of the first output that is no warning; with a mark for more.
+
+    At most `chars` characters and the mark. `text` is that of all outputs.
+    """
     error = next((output for output in outputs if output.get("output_type") == "error"), None)
-    line = first_line(exception_line(error) if error else text, chars)
+    if error is not None:
+        told = exception_line(error)
+    else:
+        pieces = ((output, _piece(output, "")) for output in outputs)
+        told = next((piece for output, piece in pieces if piece and output.get("name") != "stderr"), text)
+    line = first_line(told, chars)
     return line if line == text or line.endswith(ELIDED) else f"{line}{ELIDED}"
 
 

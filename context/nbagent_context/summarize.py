@@ -96,7 +96,7 @@ class Summarize:
         room = replace(budget, tokens=budget.tokens - self.max_tokens, image_tokens=0)
         items = items_of(exchanges, covered, self.keep, notebook)
         try:
-            made = conversation(brief, opening, items, [ask], notebook, exchanges, room, count)
+            made = conversation(brief, opening, items, [ask], notebook, exchanges, room, count, (1, 1))
         except BudgetTooSmall:
             return None
         return SummaryRequest(

@@ -55,7 +55,7 @@ def test_the_budget_holds_and_what_matters_survives(name, story, tokens, memory)
     error = newest_error(exchanges, story.notebook)
     if error:
         assert f"OUT{error.step}." in text
-    assert all(elision.tokens_saved >= 0 or elision.level == "line" for elision in window.elisions)
+    assert all(elision.tokens_saved >= 0 or elision.why == "replaced by a memory" for elision in window.elisions)
     assert len(window.elisions) < 20
 
 
