@@ -118,6 +118,24 @@ def test_the_bundled_set_is_run_by_its_location(tmp_path):
     assert "none with other outputs than before" in replayed.output
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["--images"], []])
+def test_images_are_shown_where_asked_for(tmp_path, flags):
+    draw = (
+        "```python\nimport io\nfrom PIL import Image as Picture\nfrom IPython.display import Image, display\n"
+        "out = io.BytesIO()\nPicture.new('RGB', (40, 30)).save(out, 'PNG')\ndisplay(Image(out.getvalue()))\n```"
+    )
+    folder = write_set(tmp_path / "set", [{}])
+    rule = lambda messages, seed: draw if "[c1]" not in str(messages) else "<answer>4</answer>"  # noqa: E731
+    with JudgeServer(rule) as server:
+        words = ["bixbench", "run", str(folder), "--model", f"openai:{server.url}#m", "--format", "fenced", *flags]
+        result = RUN.invoke(app, [*words, "--replicas", "1", "--backend", "fork", "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    (row,) = read_results(tmp_path / "run")
+    assert (row.outcome, row.images) == (Outcome.CORRECT, bool(flags))
+    assert ("data:image/png;base64" in str(server.requests[-1])) == bool(flags)
+
+
 def test_an_agent_may_work_in_r(tmp_path):
     pytest.importorskip("jupyter_client")
     from jupyter_client.kernelspec import KernelSpecManager

@@ -86,7 +86,14 @@ class RunRecipe(Recipe):
         settings = self.agent.rollouts(self.temperature, self.seed)
         if self.setting == "agentic":
             return settings
-        return replace(settings, action_format="answer", policy="full", policy_options={}, limits=ZERO_SHOT_LIMITS)
+        return replace(
+            settings,
+            action_format="answer",
+            policy="full",
+            policy_options={},
+            limits=ZERO_SHOT_LIMITS,
+            images=False,
+        )
 
     def check(self) -> None:
         """What can be said before anything is opened. Raises UsageError."""
@@ -258,7 +265,7 @@ def _result(attempt: Attempt, trajectory: Trajectory, recipe: RunRecipe, model: 
         cost=counts.cost if priced else None,
         error=counts.error,
         seed=recipe.seed,
-        images=bool(getattr(recipe.agent, "images", False)) and agentic,
+        images=recipe.agent.images and agentic,
         language=attempt.task.language,
         trajectory=f"rollouts/{attempt.rollout_id}.jsonl",
         notebook=f"notebooks/{attempt.rollout_id}.ipynb" if agentic else "",

@@ -17,6 +17,7 @@ from nbagent.cli_options import (
     ContextLength,
     Format,
     Greedy,
+    Images,
     Limit,
     MaxCost,
     MaxNewTokens,
@@ -29,6 +30,7 @@ from nbagent.cli_options import (
     Resume,
     Seed,
     Temperature,
+    Tokenizer,
 )
 from nbagent_bixbench.policies import PolicyName
 
@@ -126,6 +128,8 @@ def run(
     price_in: PriceIn = None,
     price_out: PriceOut = None,
     max_cost: MaxCost = None,
+    tokenizer: Tokenizer = None,
+    images: Images = None,
 ) -> None:
     """Let an agent answer a set with a notebook and the data: each question as often as --replicas says.
 
@@ -151,6 +155,7 @@ def run(
         "max_steps": max_steps,
         "max_new_tokens": max_new_tokens,
         "cell_timeout_s": cell_timeout,
+        "images": images,
         "backend": choose_backend(backend, model, is_ours(model)),
     }
     if not is_ours(model):
@@ -168,6 +173,7 @@ def run(
     remote = {
         **{"context_length": context_length, "timeout_s": request_timeout},
         **{"price_in": price_in, "price_out": price_out, "max_cost": max_cost},
+        "tokenizer": tokenizer,
     }
     _run({**recipe, **settings}, named, out, remote, concurrency, resume, cache)
 
@@ -193,6 +199,7 @@ def zero_shot(
     price_in: PriceIn = None,
     price_out: PriceOut = None,
     max_cost: MaxCost = None,
+    tokenizer: Tokenizer = None,
 ) -> None:
     """Ask a model the questions without notebook and data, one call each: what can be guessed or is remembered.
 
@@ -208,6 +215,7 @@ def zero_shot(
     remote = {
         **{"context_length": context_length, "timeout_s": request_timeout},
         **{"price_in": price_in, "price_out": price_out, "max_cost": max_cost},
+        "tokenizer": tokenizer,
     }
     _run(recipe, {"max_new_tokens": max_new_tokens}, out, remote, concurrency, resume, None)
 
