@@ -83,6 +83,7 @@ def test_a_perfect_agent_is_right_at_every_k(mode):
     assert all(estimate.value == EXACT(1) for estimate in curve.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "baseline"), [("mcq", 0.25), ("mcq_refusal", 0.2), ("hypothesis", 0.5)])
 def test_a_random_agent_is_at_its_baseline_at_every_k(mode, baseline):
     curves = [vote_curve(agent(at_random, mode, 80, 6, seed)) for seed in range(30)]
