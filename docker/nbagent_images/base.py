@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbagent_images.build import build
+from nbagent_images.build import DEBIAN_LAYER, build
 from nbagent_images.errors import BuildFailed
 from nbagent_images.image import BASE_LABEL, Image, find
 from nbagent_images.progress import Progress, follow
@@ -18,7 +18,6 @@ from nbagent_images.recipe import RECIPE_FOLDER
 PUBLIC_BASE = "debian:bookworm-20250520-slim"
 """Debian's own image on Docker Hub, by date."""
 
-REPOSITORY = "nbagent-base"
 UNPACKED = ("man", "locale", "doc")
 
 
@@ -36,7 +35,7 @@ def debian(client: Any, packages: Sequence[str], base: str | None, fresh: bool, 
     """
     origin = base or "mmdebstrap"
     tag = hashlib.sha256("\n".join((origin, *packages)).encode()).hexdigest()[:12]
-    name = f"{REPOSITORY}:{tag}"
+    name = f"{DEBIAN_LAYER}:{tag}"
     found = None if fresh else find(client, name)
     if found is not None:
         progress("Debian packages", f"{name} is there")
@@ -67,4 +66,4 @@ def _bootstrap(client: Any, packages: Sequence[str], tag: str, progress: Progres
         follow([*command, str(RECIPE_FOLDER / "debian.sources")], "Debian packages", progress)
         progress("Debian packages", "handing them to the engine")
         changes = ["ENV LANG=C.UTF-8", f"LABEL {BASE_LABEL}=mmdebstrap"]
-        client.api.import_image_from_file(str(tar), repository=REPOSITORY, tag=tag, changes=changes)
+        client.api.import_image_from_file(str(tar), repository=DEBIAN_LAYER, tag=tag, changes=changes)

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from nbagent_images.errors import BuildFailed
+from nbagent_images.image import IMAGE_LABEL
 from nbagent_images.progress import LAST_LINES, Progress, quoted
 from nbagent_images.recipe import INSIDE_FOLDER, RECIPE_FOLDER, Recipe
 from nbagent_images.wheels import pins
 
 STAGE_LABEL = "nbagent.stage=build"
+DEBIAN_LAYER, PYTHON_LAYER = "nbagent-base", "nbagent-packages"
+"""Names in the engine of the layers below images."""
 
 
 def build(
@@ -44,6 +47,8 @@ def build(
         buildargs=dict(arguments),
         labels=dict(labels),
         network_mode=network,
+        # What came over a network may be newer today.
+        nocache=network is None,
         rm=True,
         forcerm=True,
         decode=True,
@@ -59,9 +64,19 @@ def build(
 
 
 def prune(client: Any) -> None:
-    """Remove the stages of builds and images that newer ones replaced; those of this package only, by label."""
-    for label in (STAGE_LABEL, "nbagent.image"):
+    """Remove what newer builds replaced: their stages, images without a name, layers below no image. Only our own."""
+    for label in (STAGE_LABEL, IMAGE_LABEL):
         client.images.prune(filters={"dangling": True, "label": label})
+    used = [_layers(image) for image in client.images.list(filters={"label": IMAGE_LABEL})]
+    for image in (image for name in (DEBIAN_LAYER, PYTHON_LAYER) for image in client.images.list(name)):
+        mine = _layers(image)
+        if not any(layers[: len(mine)] == mine for layers in used):
+            for tag in image.tags:
+                client.images.remove(tag)
+
+
+def _layers(image: Any) -> list[str]:
+    return list(image.attrs["RootFS"]["Layers"])
 
 
 def fill(context: Path, recipe: Recipe, requirements: Sequence[str], extras: Sequence[str]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from nbagent_images.errors import EngineForbidden, EngineMissing, ImageError
 
-DEFAULT_HOST = "unix:///var/run/docker.sock"
+UNIX = "unix://"
+DEFAULT_HOST = f"{UNIX}/var/run/docker.sock"
 
 
 @contextmanager
@@ -21,46 +22,41 @@ def engine(timeout_s: float = 60) -> Iterator[Any]:
         timeout_s: longest silence of the engine.
 
     Raises:
-        EngineMissing: nothing answers there.
+        EngineMissing: nothing answers there, or no longer.
         EngineForbidden: this user is not in the group docker.
         ImageError: the engine answers with an error of its own.
     """
     from docker.errors import APIError, DockerException
+    from requests.exceptions import RequestException
 
     from docker import from_env
 
-    where = os.environ.get("DOCKER_HOST", DEFAULT_HOST)
+    where = os.environ.get("DOCKER_HOST") or DEFAULT_HOST
     try:
+        _knock(where)
         client = from_env(timeout=timeout_s)
-    except DockerException as error:
-        raise _refusal(where, error) from error
+    except PermissionError as error:
+        raise EngineForbidden(
+            f"you may not use the Docker engine at {where}: add yourself to its group "
+            "(sudo usermod -aG docker $USER) and log in again"
+        ) from error
+    except (OSError, DockerException) as error:
+        raise EngineMissing(
+            f"no Docker engine answers at {where}: install one (Debian: apt install docker.io iptables) and start it "
+            "(systemctl start docker, or dockerd), or name another by DOCKER_HOST"
+        ) from error
     try:
         yield client
     except APIError as error:
         raise ImageError(f"the Docker engine at {where}: {error.explanation or error}") from error
+    except RequestException as error:
+        raise EngineMissing(f"the Docker engine at {where} stopped answering: {error}") from error
     finally:
         client.close()
 
 
-def _refusal(where: str, error: BaseException) -> ImageError:
-    if _number(error) in (errno.EACCES, errno.EPERM):
-        return EngineForbidden(
-            f"you may not use the Docker engine at {where}: add yourself to its group "
-            "(sudo usermod -aG docker $USER) and log in again"
-        )
-    return EngineMissing(
-        f"no Docker engine answers at {where}: install one (Debian: apt install docker.io iptables) and start it "
-        "(systemctl start docker, or dockerd), or name another by DOCKER_HOST"
-    )
-
-
-def _number(error: BaseException | None) -> int | None:
-    """The errno at the bottom of the chain of errors that the SDK wraps around it; None if there is none."""
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        seen.append(error)
-        error = (
-            next((a for a in error.args if isinstance(a, BaseException)), None) or error.__cause__ or error.__context__
-        )
-    numbers = [e.errno for e in seen if isinstance(e, OSError) and e.errno is not None]
-    return numbers[-1] if numbers else None
+def _knock(where: str) -> None:
+    """Ask the system for its own reason, which the SDK hides in the text of an error."""
+    if where.startswith(UNIX):
+        with socket.socket(socket.AF_UNIX) as door:
+            door.connect(where.removeprefix(UNIX))

@@ -8,13 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nbagent_images.build import build
+from nbagent_images.build import PYTHON_LAYER, build
 from nbagent_images.image import Image, find
 from nbagent_images.progress import Progress
 from nbagent_images.recipe import RECIPE_FOLDER, Recipe
 from nbagent_images.wheels import download
 
-REPOSITORY = "nbagent-packages"
 DOCKERFILE = RECIPE_FOLDER / "Dockerfile.python"
 
 
@@ -30,7 +29,7 @@ def python(client: Any, recipe: Recipe, below: Image, fresh: bool, progress: Pro
         BuildFailed: a wheel is missing, or is not the one that the lock file means.
     """
     key = hashlib.sha256(below.id.encode() + recipe.lock.read_bytes() + DOCKERFILE.read_bytes()).hexdigest()[:12]
-    name = f"{REPOSITORY}:{key}"
+    name = f"{PYTHON_LAYER}:{key}"
     found = None if fresh else find(client, name)
     if found is not None:
         progress("Python packages", f"{name} is there")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nbagent_images import RECIPES, BuildFailed, Image, ImageMissing, Recipe, require
+from nbagent_images.build import DEBIAN_LAYER, STAGE_LABEL, prune
 from nbagent_images.image import find
 from nbagent_images.make import make
 
@@ -38,8 +39,17 @@ def test_an_image_says_what_it_is(made: Made, small: Recipe, client: Any) -> Non
 
 
 def test_builds_leave_no_stages(made: Made, client: Any) -> None:
-    made()
-    assert client.images.list(filters={"dangling": True, "label": "nbagent.stage=build"}) == []
+    built = made()
+    client.api.import_image_from_data(bytes(1024), repository=DEBIAN_LAYER, tag="of-no-image")
+    client.api.import_image_from_data(bytes(1024), repository="not-ours", tag="of-no-image")
+    prune(client)
+    try:
+        assert find(client, f"{DEBIAN_LAYER}:of-no-image") is None
+        assert find(client, "not-ours:of-no-image") is not None
+        assert find(client, built.name) == built
+        assert client.images.list(filters={"dangling": True, "label": STAGE_LABEL}) == []
+    finally:
+        client.images.remove("not-ours:of-no-image")
 
 
 def test_places_are_there_and_the_root_cannot_be_written(made: Made, run: Run) -> None:
