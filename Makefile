@@ -26,10 +26,10 @@ PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check lint golden clean
+.PHONY: help setup demo test check lint golden image-python image-full clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  variables  PYTHON=$(PYTHON)  TORCH=$(TORCH)  TORCH_INDEX=$(TORCH_INDEX)  RUN=$(RUN)"
 
@@ -54,6 +54,12 @@ lint: setup ## ruff, mypy --strict, import-linter, interrogate
 golden: setup ## rewrite the golden files; read the diff before you commit it
 	NBAGENT_GOLDEN=write $(PYTEST) -q -k golden
 	git --no-pager diff --stat -- tests/golden
+
+image-python: setup ## the image of Python sandboxes, built without a registry
+	$(BIN)/nbagent sandbox build --image python --offline
+
+image-full: setup ## the image with R, Bioconductor and command-line tools as well
+	$(BIN)/nbagent sandbox build --image full --offline
 
 clean: ## remove .venv, caches and builds; runs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

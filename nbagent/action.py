@@ -23,6 +23,8 @@ class Action:
     """Why the text is no action; '' where it is one."""
     call_id: str = ""
     """The endpoint's id of the call (format `native`), which the answer must name."""
+    thought: str = ""
+    """What the model wrote beside the call, thinking in <think> tags left out."""
 
 
 class ActionFormat(Protocol):
@@ -58,6 +60,12 @@ class ActionFormat(Protocol):
 def malformed_action(text: str, reason: str) -> Action:
     """An action that is none; `reason` in one line without a full stop."""
     return Action("", {}, text, error=reason)
+
+
+def beside(text: str, opening: str, closing: str) -> str:
+    """What stands before the first `opening` and after the last `closing`, thinking left out."""
+    before, _, rest = text.rpartition("</think>")[2].partition(opening)
+    return "\n".join(part for part in (before.strip(), rest.rpartition(closing)[2].strip()) if part)
 
 
 def tokens_of(completion: Completion) -> int | None:

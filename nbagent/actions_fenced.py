@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbagent import wording
-from nbagent.action import Action, malformed_action, tokens_of
+from nbagent.action import Action, beside, malformed_action, tokens_of
 from nbagent.models.base import Completion
 from nbagent.tools import tool_name
 
@@ -63,7 +63,7 @@ class Fenced:
             return malformed_action(text, found)
         if len(found) != 1:
             return malformed_action(text, wording.several(len(found)))
-        return Action(*found[0], text=text)
+        return Action(*found[0], text=text, thought=beside(text, "```", "```"))
 
     def _actions_in(self, text: str) -> list[tuple[str, dict[str, Any]]] | str:
         found: list[tuple[str, dict[str, Any]]] = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbagent import wording
-from nbagent.action import Action, malformed_action, tokens_of
+from nbagent.action import Action, beside, malformed_action, tokens_of
 from nbagent.models.base import Completion
 
 _OPEN, _CLOSE, _THOUGHT = "<tool_call>", "</tool_call>", "</think>"
@@ -56,7 +56,7 @@ class Hermes:
             return malformed_action(text, found)
         if len(found) != 1:
             return malformed_action(text, wording.several(len(found)))
-        return Action(*found[0], text=text)
+        return Action(*found[0], text=text, thought=beside(text, _OPEN, _CLOSE))
 
 
 def calls_in(text: str) -> list[tuple[str, dict[str, Any]]] | str:

@@ -61,4 +61,5 @@ class Native:
             return malformed_action(text, wording.several(len(calls)))
         if isinstance(calls[0], str):
             return malformed_action(text, calls[0])
-        return Action(*calls[0], text=text, call_id=str(completion.tool_calls[0].get("id") or ""))
+        said = completion.text.rpartition("</think>")[2].strip()
+        return Action(*calls[0], text=text, call_id=str(completion.tool_calls[0].get("id") or ""), thought=said)

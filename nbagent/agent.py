@@ -36,6 +36,9 @@ class Agent(Recipe):
     """Seconds a cell may run."""
     backend: Literal["fork", "local"] = "fork"
     """Backend of the kernel sessions; for a foreign model the user names it, knowing what the machine may lose."""
+    images: bool = False
+    """Show images of the newest cell to an endpoint that sees them, scaled and capped; otherwise images are named.
+    Scoring only: training on images is not supported."""
 
     def limits(self) -> EnvLimits:
         """Limits of one attempt."""
@@ -51,6 +54,7 @@ class Agent(Recipe):
             sampling=SamplingParams(max_new_tokens=self.max_new_tokens, temperature=temperature),
             backend=self.backend,
             run_seed=run_seed,
+            images=self.images,
         )
 
     def write_beside(self, folder: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from nbagent.errors import NbagentError
 from nbagent.terminal import plain
+from nbagent_images.errors import ImageError
 from nbagent_kernels.errors import KernelError
 
 BAD_INPUT = 2
@@ -43,7 +44,7 @@ def ending(error: BaseException) -> Ending | None:
     if isinstance(error, KeyboardInterrupt):
         said = str(error.args[0]) if error.args and isinstance(error.args[0], str) else ""
         return Ending(INTERRUPTED, f"interrupted; {said}" if said else "interrupted")
-    if isinstance(error, NbagentError | KernelError):
+    if isinstance(error, NbagentError | KernelError | ImageError):
         return Ending(BAD_INPUT, str(error) or type(error).__name__)
     if isinstance(error, BrokenPipeError):
         return Ending(PIPE_CLOSED)

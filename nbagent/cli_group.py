@@ -18,7 +18,7 @@ from typer.main import get_command
 from nbagent.cli_errors import ending
 
 GROUP = "nbagent.commands"
-ORDER = ("demo", "tasks", "train", "score", "compare", "replay", "report", "exec", "validate")
+ORDER = ("demo", "tasks", "train", "score", "bixbench", "sandbox", "compare", "replay", "report", "exec", "validate")
 
 
 class Deferred(TyperCommand):

@@ -3,78 +3,68 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-class ActionFormatName(StrEnum):
-    """How the model writes its actions."""
-
-    HERMES = "hermes"
-    FENCED = "fenced"
-    NATIVE = "native"
-
-
-AGENT, SAMPLING, ENDPOINT = "How the agent acts", "Sampling", "With an openai: model"
+from nbagent.cli_options import (
+    AGENT,
+    Backend,
+    CellTimeout,
+    Concurrency,
+    ContextLength,
+    Format,
+    Greedy,
+    Images,
+    Limit,
+    MaxCost,
+    MaxNewTokens,
+    MaxSteps,
+    ModelName,
+    Out,
+    PriceIn,
+    PriceOut,
+    RequestTimeout,
+    Resume,
+    Seed,
+    Temperature,
+    Tokenizer,
+)
 
 
 def score(
     tasks: Annotated[
         str, typer.Argument(help="A folder with BixBench.jsonl, or a CSV or JSONL of questions beside its data.")
     ],
-    model: Annotated[str, typer.Option(help="A folder of a Hugging Face causal LM, or openai:URL#MODEL.")],
-    out: Annotated[Path, typer.Option(help="Run folder to make.")],
+    model: ModelName,
+    out: Out,
     n: Annotated[int, typer.Option(min=1, help="Attempts per task; more than one gives pass@k.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many tasks.")] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="Where cells run: fork or local. To be named for models that are not ours.")
-    ] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Attempts under way at once; default: 8 with openai:, else 96.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; done attempts stay.")] = False,
-    greedy: Annotated[
-        bool, typer.Option("--greedy", help="Take the likeliest token.", rich_help_panel=SAMPLING)
-    ] = False,
-    temperature: Annotated[
-        float, typer.Option("--temperature", "-t", min=0, help="Temperature; 0 is greedy.", rich_help_panel=SAMPLING)
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of all sampling noise.", rich_help_panel=SAMPLING)] = 0,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens per model call; default: 1024.", rich_help_panel=AGENT)
-    ] = None,
-    action_format: Annotated[
-        ActionFormatName | None,
-        typer.Option("--format", help="How the model writes its actions; default: hermes.", rich_help_panel=AGENT),
-    ] = None,
+    limit: Limit = None,
+    backend: Backend = None,
+    concurrency: Concurrency = None,
+    resume: Resume = False,
+    greedy: Greedy = False,
+    temperature: Temperature = 1.0,
+    seed: Seed = 0,
+    max_new_tokens: MaxNewTokens = None,
+    action_format: Format = None,
     policy: Annotated[
         str | None,
-        typer.Option(help="What the model sees of its past steps: drop (default), full, …", rich_help_panel=AGENT),
+        typer.Option(
+            help="What the model sees of its past steps: drop (default), window, summarize, full.",
+            rich_help_panel=AGENT,
+        ),
     ] = None,
-    max_steps: Annotated[
-        int | None, typer.Option(min=1, help="Model calls per attempt; default: 20.", rich_help_panel=AGENT)
-    ] = None,
-    cell_timeout: Annotated[
-        float | None, typer.Option(min=1, help="Seconds one cell may run; default: 600.", rich_help_panel=AGENT)
-    ] = None,
-    context_length: Annotated[
-        int, typer.Option(min=1, help="Tokens of prompt and answer together.", rich_help_panel=ENDPOINT)
-    ] = 32_768,
-    request_timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds one request may take.", rich_help_panel=ENDPOINT)
-    ] = 120.0,
-    price_in: Annotated[
-        float | None, typer.Option(min=0, help="Price of a million prompt tokens.", rich_help_panel=ENDPOINT)
-    ] = None,
-    price_out: Annotated[
-        float | None, typer.Option(min=0, help="Price of a million completion tokens.", rich_help_panel=ENDPOINT)
-    ] = None,
-    max_cost: Annotated[
-        float | None, typer.Option(min=0, help="Stop before the calls cost more.", rich_help_panel=ENDPOINT)
-    ] = None,
+    max_steps: MaxSteps = None,
+    cell_timeout: CellTimeout = None,
+    context_length: ContextLength = 32_768,
+    tokenizer: Tokenizer = None,
+    images: Images = None,
+    request_timeout: RequestTimeout = 120.0,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    max_cost: MaxCost = None,
 ) -> None:
     """Score a model on a set of tasks: pass@1, pass@k and every outcome's share, with intervals.
 
@@ -94,22 +84,24 @@ def score(
     """
     from rich.console import Console
 
-    from nbagent.agent import agent_beside
     from nbagent.backends import choose_backend, not_covered
+    from nbagent.cli_options import agent_of, at_once
     from nbagent.models.opening import is_ours, is_remote
     from nbagent.score_run import ScoreRecipe, score_command
     from nbagent.score_table import score_table
 
-    agent = agent_beside(model)
-    named: dict[str, object] = {
-        "policy": policy,
-        "policy_options": {} if policy is not None and policy != agent.policy else None,
-        "action_format": action_format.value if action_format else None,
-        "max_steps": max_steps,
-        "max_new_tokens": max_new_tokens,
-        "cell_timeout_s": cell_timeout,
-        "backend": choose_backend(backend, model, is_ours(model)),
-    }
+    agent = agent_of(
+        model,
+        {
+            "policy": policy,
+            "action_format": action_format.value if action_format else None,
+            "max_steps": max_steps,
+            "max_new_tokens": max_new_tokens,
+            "cell_timeout_s": cell_timeout,
+            "images": images,
+            "backend": choose_backend(backend, model, is_ours(model)),
+        },
+    )
     recipe = ScoreRecipe(
         tasks=tasks,
         model=model,
@@ -117,20 +109,21 @@ def score(
         limit=limit,
         temperature=0.0 if greedy else temperature,
         seed=seed,
-        agent=agent.model_validate({**agent.model_dump(), **{k: v for k, v in named.items() if v is not None}}),
+        agent=agent,
     )
-    at_once = concurrency or (8 if is_remote(model) else 96)
+    together = at_once(concurrency, is_remote(model))
     remote = {
         "context_length": context_length,
+        "tokenizer": tokenizer,
         "timeout_s": request_timeout,
-        "concurrency": at_once,
+        "concurrency": together,
         "price_in": price_in,
         "price_out": price_out,
         "max_cost": max_cost,
     }
     if not is_ours(model):
         print(not_covered(), file=sys.stderr)
-    made = score_command(recipe, out, remote if is_remote(model) else {}, concurrency=at_once, resume=resume)
+    made = score_command(recipe, out, remote if is_remote(model) else {}, concurrency=together, resume=resume)
     Console().print(score_table(made))
     print(f"score: {out / 'score.json'}\nreport: {out / 'report.html'}")
 

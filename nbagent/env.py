@@ -21,7 +21,7 @@ from nbagent.notebook import NotebookDocument
 from nbagent.tasks import Outcome, Task, Verdict
 from nbagent.tools import TOOLS, complaint, tool_name
 from nbagent.verbs import Reply, Verbs
-from nbagent_context import Brief, Exchange, message
+from nbagent_context import Brief, Exchange, Memory, message
 from nbagent_kernels import KernelPool, Limits, SessionSpec
 
 Record = Callable[..., None]
@@ -76,7 +76,7 @@ class NotebookEnv:
     Attributes:
         brief: what stays the same from the first step to the last.
         tools: schemas of the tools there are.
-        history: the steps so far.
+        history: the steps so far, and the memories that whoever plays the attempt has added.
         notice: what the agent should know of the steps and the time left; '' for nothing.
         answer: what was submitted; None until then.
         verdict: the outcome; None while the attempt runs.
@@ -98,7 +98,7 @@ class NotebookEnv:
         self.task, self.fmt, self.limits = task, fmt, limits or EnvLimits()
         self.tools = fmt.available(TOOLS)
         self.brief = brief_of(task, fmt, instruction)
-        self.history: list[Exchange] = []
+        self.history: list[Exchange | Memory] = []
         self.notice = ""
         self.answer: str | None = None
         self.verdict: Verdict | None = None
@@ -110,6 +110,7 @@ class NotebookEnv:
         )
         self._document = NotebookDocument(task.language)
         self._verbs: Verbs | None = None
+        self._running = False
         self._began = time.monotonic()
         self._last = False
 
@@ -129,16 +130,20 @@ class NotebookEnv:
         self.history, self.steps_taken = [], 0
         self.answer, self.verdict = None, None
         self._document = NotebookDocument(self.task.language)
-        self._verbs = Verbs(
-            self._document,
-            self._spec,
-            self._backend,
-            self._record,
-            chars=self.limits.observation_chars,
-            # Ids are worth their tokens only where a tool can name them.
-            ids=any(tool_name(tool) == "edit_cell" for tool in self.tools),
-            kernels=self._kernels,
-        )
+        names = {tool_name(tool) for tool in self.tools}
+        # A format that can only submit has no use for a kernel.
+        if names != {"submit_answer"}:
+            self._verbs = Verbs(
+                self._document,
+                self._spec,
+                self._backend,
+                self._record,
+                chars=self.limits.observation_chars,
+                # Ids are worth their tokens only where a tool can name them.
+                ids="edit_cell" in names,
+                kernels=self._kernels,
+            )
+        self._running = True
         self._began = time.monotonic()
         self._look_ahead()
         system = [message("system", [self.brief.instruction])] if self.brief.instruction else []
@@ -155,7 +160,7 @@ class NotebookEnv:
             InfrastructureError: a cause on the host's side; the step does not count.
             RuntimeError: before reset(), or after the attempt has ended.
         """
-        if self._verbs is None or self.verdict is not None:
+        if not self._running or self.verdict is not None:
             raise RuntimeError("the attempt has ended or not begun; call reset()")
         step = self.steps_taken
         reason = action.error or complaint(action.tool, action.args, self.tools)
@@ -166,14 +171,24 @@ class NotebookEnv:
         elif self._last:
             reply = Reply(wording.MUST_SUBMIT, short=action.tool)
         else:
+            assert self._verbs is not None
             args = {name: value for name, value in action.args.items() if value is not None}
             seconds = min(self.limits.cell_timeout_s, max(self._seconds_left(), 1.0))
             reply = await self._verbs.take(step, action.tool, args, seconds)
         self.steps_taken += 1
         tool = "" if reason else action.tool
-        self.history.append(
-            Exchange(step, action.text, tool, reply.text, reply.cell_id, shown=reply.shown, short=reply.short)
+        exchange = Exchange(
+            step,
+            action.text,
+            tool,
+            reply.text,
+            reply.cell_id,
+            shown=reply.shown,
+            short=reply.short,
+            thought=action.thought,
+            failed=bool(reason) or reply.failed,
         )
+        self.history.append(exchange)
         self._record(
             "observation",
             step=step,
@@ -184,6 +199,10 @@ class NotebookEnv:
             text=reply.text,
             error=reason,
             remaining_steps=self.remaining_steps,
+            failed=exchange.failed,
+            thought=exchange.thought,
+            # Where the endpoint makes the calls itself, the call's text is not the action's.
+            **({"action": action.text} if self.fmt.sends_schemas else {}),
         )
         truncated = self.verdict is None and self._last
         if truncated:
@@ -198,7 +217,7 @@ class NotebookEnv:
 
     async def close(self) -> None:
         """End the session, also one that is still being opened. Idempotent."""
-        verbs, self._verbs = self._verbs, None
+        verbs, self._verbs, self._running = self._verbs, None, False
         if verbs is not None:
             await verbs.close()
 

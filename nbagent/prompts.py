@@ -1,32 +1,64 @@
 """Prompts as token ids: the chat template's fixed pieces and the policy's parts, each encoded on its own and joined.
 
-A joined text is never encoded again, so a part has the same ids wherever it stands, and ids are cached by text.
+A joined text is never encoded again, so a part has the same ids wherever it stands, and ids are cached by text. For a
+remote endpoint nothing is encoded: counts are those of a named tokenizer or of a bound, both marked inexact, and what
+the endpoint reports is held against them.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from nbagent.errors import ModelFolderError
-from nbagent.models.base import Prompt
-from nbagent_context import Budget, Window
+from nbagent.errors import ModelFolderError, UsageError
+from nbagent.models.base import Completion, Prompt
+from nbagent_context import Budget, SummaryRequest, Window
+from nbagent_context.types import measure
 
 BYTES_PER_TOKEN_BOUND = 1
 """Without a tokenizer a token is counted per byte: never too few, since every byte-level token covers one or more."""
+REMOTE_PER_MESSAGE = 8
+"""Tokens that an endpoint's template is taken to add around a message; known ones add three to seven."""
+_log = logging.getLogger(__name__)
 
 
 class PromptBuilder:
     """Turns a policy's window into a Prompt for one model.
 
+    Args:
+        tokenizer: the model's own, where the ids are ours; None for a remote endpoint.
+        context_length: tokens of prompt and completion together.
+        max_new_tokens: room kept for the answer.
+        counter: for a remote endpoint: a tokenizer that counts; None counts bytes.
+        image_tokens: for a remote endpoint that sees images: tokens one takes; 0 where images are named instead.
+
     Attributes:
-        exact: True where token counts are the model's own, False where they are a bound.
+        exact: True where token counts are the model's own, False where they are another's or a bound.
+
+    Raises:
+        UsageError: images for a model whose ids are ours.
     """
 
-    def __init__(self, tokenizer: Any | None, context_length: int, max_new_tokens: int) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self,
+        tokenizer: Any | None,
+        context_length: int,
+        max_new_tokens: int,
+        counter: Any | None = None,
+        image_tokens: int = 0,
+    ) -> None:
+        if tokenizer is not None and image_tokens:
+            raise UsageError(
+                "images = true is for scoring at an endpoint that sees (openai:URL); models in this process read text "
+                "only, and training on images is not supported"
+            )
+        self._tokenizer = tokenizer if tokenizer is not None else counter
         self._room = context_length - max_new_tokens
+        self._image_tokens = image_tokens
+        self._warned = False
         self.exact = tokenizer is not None
         self._ids = lru_cache(maxsize=65536)(self._encode)
         self._glue = lru_cache(maxsize=256)(self._template_pieces)
@@ -54,20 +86,31 @@ class PromptBuilder:
 
     def count(self, text: str) -> int:
         """Tokens of one part: exact with a tokenizer, else its UTF-8 bytes, which no byte-level tokenizer exceeds."""
-        return len(self._ids(text)) if self._tokenizer is not None else len(text.encode()) * BYTES_PER_TOKEN_BOUND
+        if self._tokenizer is not None:
+            return len(self._ids(text))
+        return len(text.encode("utf-8", "surrogatepass")) * BYTES_PER_TOKEN_BOUND
 
-    def budget(self) -> Budget:
-        """The budget of a policy: context length less the answer's room and the template's dearest fixed pieces."""
-        if self._tokenizer is None:
-            return Budget(tokens=self._room, per_message=8)
+    def budget(self, tools: Sequence[dict[str, Any]] = ()) -> Budget:
+        """The budget of a policy: context length less the answer's room and what surrounds the policy's parts.
+
+        Args:
+            tools: schemas that go with the request.
+        """
+        if not self.exact:
+            return Budget(self._room - self._sent_along(tools), REMOTE_PER_MESSAGE, self._image_tokens)
         start = sum(self.count(piece) for piece in self._glue(("system", "user")))
         pair = self._glue(("system", "user", "assistant", "user"))
         return Budget(tokens=self._room - start, per_message=max(self.count(piece) for piece in pair))
 
-    def build(self, window: Window, tools: Sequence[dict[str, Any]] = ()) -> Prompt:
-        """The prompt: messages, and exact ids where there is a tokenizer."""
-        if self._tokenizer is None:
-            return Prompt(messages=window.messages, tools=tools)
+    def _sent_along(self, tools: Sequence[dict[str, Any]]) -> int:
+        return REMOTE_PER_MESSAGE + (self.count(json.dumps(list(tools))) if tools else 0)
+
+    def build(self, window: Window | SummaryRequest, tools: Sequence[dict[str, Any]] = ()) -> Prompt:
+        """The prompt: messages, and exact ids where they are ours."""
+        if not self.exact:
+            budget = self.budget(tools)
+            counted = measure(window.messages, budget, self.count) + self._sent_along(tools)
+            return Prompt(messages=window.messages, tools=tools, counted=counted)
         glue = self._glue(tuple(m["role"] for m in window.messages))
         ids: list[int] = []
         for piece, message in zip(glue, window.messages, strict=False):
@@ -75,7 +118,23 @@ class PromptBuilder:
             for part in message["content"]:
                 ids += self._ids(part["text"])
         ids += self._ids(glue[-1])
-        return Prompt(messages=window.messages, tools=tools, ids=ids)
+        return Prompt(messages=window.messages, tools=tools, ids=ids, counted=len(ids))
+
+    def check(self, prompt: Prompt, completion: Completion) -> None:
+        """Hold a count that is not exact against what the endpoint reports; warns once where it was too low.
+
+        Each call's record has both figures, `counted` and `prompt_tokens`.
+        """
+        reported = completion.usage.get("prompt_tokens", 0)
+        if self.exact or self._warned or reported <= prompt.counted:
+            return
+        self._warned = True
+        _log.warning(
+            "the endpoint counted %d tokens in a prompt that was counted as %d at most: its tokenizer is another one; "
+            "the budget holds only as far as the count, so name its own tokenizer or a shorter context length",
+            reported,
+            prompt.counted,
+        )
 
     def completion_ids(self, text: str) -> list[int]:
         """A demonstration's completion: the text's ids and the terminator."""

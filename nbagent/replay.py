@@ -37,7 +37,8 @@ def notebook_at(
     events = [event for event in trajectory.events if step is None or event.get("step", 0) <= step]
     document = NotebookDocument(str(trajectory.start["language"]))
     if kind == "final":
-        _fold(document, events, trajectory)
+        for event in events:
+            fold_event(document, event, trajectory)
     else:
         document.node["cells"] = _history(events, trajectory)
     document.node["metadata"]["nbagent"] = _about(trajectory, kind, step)
@@ -65,17 +66,21 @@ def _about(trajectory: Trajectory, kind: Kind, step: int | None) -> dict[str, An
     return about if step is None else {**about, "step": step}
 
 
-def _fold(document: NotebookDocument, events: list[Event], trajectory: Trajectory) -> None:
-    for event in events:
-        if event["kind"] == "execution":
-            document.set_outputs(event["cell"], trajectory.outputs(event), event["execution_count"])
-        elif event["kind"] == "cell":
-            if event["op"] == "insert":
-                document.insert(event["index"], event["source"], event["cell_type"], event["cell"])
-            elif event["op"] == "edit":
-                document.replace(event["cell"], event["source"])
-            else:
-                document.delete(event["cell"])
+def fold_event(document: NotebookDocument, event: Event, trajectory: Trajectory) -> None:
+    """Do to a notebook what an event did to it; events that did nothing to it are passed over.
+
+    Raises:
+        TrajectoryError: an output's blob is missing or damaged.
+    """
+    if event["kind"] == "execution":
+        document.set_outputs(event["cell"], trajectory.outputs(event), event["execution_count"])
+    elif event["kind"] == "cell":
+        if event["op"] == "insert":
+            document.insert(event["index"], event["source"], event["cell_type"], event["cell"])
+        elif event["op"] == "edit":
+            document.replace(event["cell"], event["source"])
+        else:
+            document.delete(event["cell"])
 
 
 def _history(events: list[Event], trajectory: Trajectory) -> list[NotebookNode]:
@@ -168,7 +173,8 @@ async def rerun(
     task = run.open_task(trajectory.task_id, trajectory.question, tasks)
     limit = trajectory.start["limits"].get("cell_timeout_s")
     limits = Limits(**(trajectory.start.get("session_limits") or {}))
-    spec = SessionSpec(language=task.language, capsule=task.capsule, seed=task.seed, limits=limits)
+    language = str(trajectory.start["language"])
+    spec = SessionSpec(language=language, capsule=task.capsule, seed=task.seed, limits=limits)
     notebook = notebook_at(trajectory, kind=kind)
     _, report = await execute_notebook(notebook, spec, backend or str(trajectory.start["backend"]), limit)
     return report

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -17,13 +17,16 @@ from nbagent.actions import ActionFormat, action_format
 from nbagent.blobs import Blobs
 from nbagent.env import EnvLimits, NotebookEnv, capsule_files
 from nbagent.errors import InfrastructureError, UsageError
-from nbagent.models.base import Model, SamplingParams
+from nbagent.models.base import Completion, Model, SamplingParams
 from nbagent.normal_form import state_key
 from nbagent.prompts import PromptBuilder
 from nbagent.runfolder import RunFolder
+from nbagent.samples import CallKind
 from nbagent.tasks import Outcome, Task, Verdict
+from nbagent.tools import TOOLS
 from nbagent.trajectory import Recorder, Trajectory
-from nbagent_context import BudgetTooSmall, Policy, policy
+from nbagent_context import Budget, BudgetTooSmall, Memory, Policy, SummaryRequest, Window, policy
+from nbagent_context.images import IMAGE_TOKENS
 from nbagent_kernels import KernelError, KernelPool, Limits
 
 RETRY_S = 0.5
@@ -55,6 +58,8 @@ class RolloutSettings:
     """New tries after an infrastructure failure; more would hide a host that is broken."""
     keep_events: bool = True
     """Keep events in memory beside the log; without, a trajectory is read back from its log when asked for."""
+    images: bool = False
+    """Show images to an endpoint that sees them."""
 
 
 @runtime_checkable
@@ -78,47 +83,85 @@ class _Attempt:
     fmt: ActionFormat
     policy: Policy
     prompts: PromptBuilder
+    budget: Budget
+    tools: Sequence[dict[str, Any]]
     model: Model
     sampling: SamplingParams
-    seed: Callable[[int], int]
+    seed: Callable[[int, CallKind], int]
     recorder: Recorder
     version: int
 
     async def play(self) -> None:
         """From the first prompt to the verdict. This is the whole loop."""
+        await self.env.reset()
+        while self.env.verdict is None:
+            seen = self._look()
+            if isinstance(seen, SummaryRequest):
+                await self._remember(seen)
+                seen = self._look()
+            if isinstance(seen, SummaryRequest):
+                raise UsageError(
+                    f"the context policy {type(self.policy).__name__} asks for a second summary before step "
+                    f"{self.env.steps_taken}; one a step is allowed, or an attempt might never end"
+                )
+            completion = await self._sample(seen, "action", self.sampling, self.tools)
+            await self.env.step(self.fmt.parse(completion))
+
+    def _look(self) -> Window | SummaryRequest:
+        env = self.env
+        return self.policy.window(env.brief, env.notebook, env.history, env.notice, self.budget, self.prompts.count)
+
+    async def _remember(self, request: SummaryRequest) -> None:
+        """Have the model write the memory that a policy asks for, and put it into the history as it is."""
+        longest = min(request.max_tokens, self.sampling.max_new_tokens)
+        completion = await self._sample(request, "summary", replace(self.sampling, max_new_tokens=longest))
+        self.env.history.append(Memory(completion.text.strip(), request.covers, self.env.steps_taken))
+
+    async def _sample(
+        self,
+        seen: Window | SummaryRequest,
+        kind: CallKind,
+        sampling: SamplingParams,
+        tools: Sequence[dict[str, Any]] = (),
+    ) -> Completion:
+        """One model call, logged."""
         env, recorder = self.env, self.recorder
-        await env.reset()
-        tools = env.tools if self.fmt.sends_schemas else ()
-        budget = self.prompts.budget()
-        while env.verdict is None:
-            step, notice = env.steps_taken, env.notice
-            window = self.policy.window(env.brief, env.notebook, env.history, notice, budget, self.prompts.count)
-            prompt = self.prompts.build(window, tools)
-            seen = state_key(env.notebook, recorder.digests)
-            began = time.monotonic()
-            completion = await self.model.sample(prompt, replace(self.sampling, seed=self.seed(step)))
-            recorder.call(
-                step,
-                prompt,
-                completion,
-                version=self.version,
-                seconds=time.monotonic() - began,
-                elisions=window.elisions,
-                state_key=seen,
-                notice=notice,
-            )
-            await env.step(self.fmt.parse(completion))
+        step, notice = env.steps_taken, env.notice
+        prompt = self.prompts.build(seen, tools)
+        state = state_key(env.notebook, recorder.digests)
+        began = time.monotonic()
+        completion = await self.model.sample(prompt, replace(sampling, seed=self.seed(step, kind)))
+        self.prompts.check(prompt, completion)
+        recorder.call(
+            step,
+            prompt,
+            completion,
+            version=self.version,
+            seconds=time.monotonic() - began,
+            elisions=seen.elisions,
+            state_key=state,
+            notice=notice,
+            call_kind=kind,
+        )
+        return completion
 
 
-def noise_seed(run_seed: int, task_id: str, rollout_id: str, step: int) -> int:
+def noise_seed(run_seed: int, task_id: str, rollout_id: str, step: int, kind: CallKind = "action") -> int:
     """Seed of one call's noise, 63 bits: SHA-256 of what the call is. The same call has the same noise in every run."""
-    key = "\0".join((str(run_seed), task_id, rollout_id, str(step))).encode("utf-8", "surrogatepass")
+    call = str(step) if kind == "action" else f"{step} {kind}"
+    key = "\0".join((str(run_seed), task_id, rollout_id, call)).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
 
 
 def prompt_builder(model: Model, settings: RolloutSettings) -> PromptBuilder:
     """The prompt builder of a model; one for many rollouts, since it caches what it encodes."""
-    return PromptBuilder(model.tokenizer, model.context_length, settings.sampling.max_new_tokens)
+    return PromptBuilder(
+        model.tokenizer,
+        model.context_length,
+        settings.sampling.max_new_tokens,
+        counter=getattr(model, "counter", None),
+        image_tokens=IMAGE_TOKENS if settings.images else 0,
+    )
 
 
 @cache
@@ -162,6 +205,8 @@ async def roll(
     prompts = prompts or prompt_builder(model, settings)
     fmt = action_format(settings.action_format, task.language)
     chosen = _policy(settings.policy, json.dumps(dict(settings.policy_options), sort_keys=True))
+    tools = fmt.available(TOOLS) if fmt.sends_schemas else ()
+    budget = prompts.budget(tools)
     blobs = run.blobs if run else Blobs()
     path = run.rollout_path(rollout_id) if run else None
     with _counted(model):
@@ -183,23 +228,25 @@ async def roll(
                 fmt=fmt,
                 policy=chosen,
                 prompts=prompts,
+                budget=budget,
+                tools=tools,
                 model=model,
                 sampling=settings.sampling,
-                seed=lambda step: noise_seed(settings.run_seed, task.task_id, rollout_id, step),
+                seed=lambda step, kind: noise_seed(settings.run_seed, task.task_id, rollout_id, step, kind),
                 recorder=recorder,
                 version=version,
             )
-            recorder.record("start", **_start(env, rollout_id, number, settings))
+            recorder.record("start", **_start(attempt, rollout_id, number, settings))
             if not await _finish(attempt, rollout_id):
                 break
     return recorder.trajectory()
 
 
-def _start(env: NotebookEnv, rollout_id: str, attempt: int, settings: RolloutSettings) -> dict[str, Any]:
-    task = env.task
+def _start(attempt: _Attempt, rollout_id: str, number: int, settings: RolloutSettings) -> dict[str, Any]:
+    env, task = attempt.env, attempt.env.task
     return {
         "rollout_id": rollout_id,
-        "attempt": attempt,
+        "attempt": number,
         "task_id": task.task_id,
         "question": task.question,
         "family": task.family,
@@ -213,6 +260,7 @@ def _start(env: NotebookEnv, rollout_id: str, attempt: int, settings: RolloutSet
         "files": capsule_files(task.capsule),
         "parent": None,
         "brief": asdict(env.brief),
+        "budget": {**asdict(attempt.budget), "exact": attempt.prompts.exact},
     }
 
 

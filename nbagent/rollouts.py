@@ -59,7 +59,7 @@ class Rollouts:
         self.concurrency = concurrency
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._prompts: tuple[Model, int, PromptBuilder] | None = None
+        self._prompts: tuple[Model, tuple[int, bool], PromptBuilder] | None = None
 
     def __enter__(self) -> Rollouts:
         """Start the thread. Raises the limit on open files: a session takes several."""
@@ -148,9 +148,9 @@ class Rollouts:
         return self.call(self._run(jobs, model, settings, run, version, progress))
 
     def _builder(self, model: Model, settings: RolloutSettings) -> PromptBuilder:
-        length = settings.sampling.max_new_tokens
-        if self._prompts is None or self._prompts[0] is not model or self._prompts[1] != length:
-            self._prompts = (model, length, prompt_builder(model, settings))
+        own = (settings.sampling.max_new_tokens, settings.images)
+        if self._prompts is None or self._prompts[0] is not model or self._prompts[1] != own:
+            self._prompts = (model, own, prompt_builder(model, settings))
         return self._prompts[2]
 
     async def _run(

@@ -14,7 +14,7 @@ from typing import Any
 
 from nbagent.blobs import Blobs, storage_failed
 from nbagent.errors import RunFolderError, TrajectoryError, UsageError
-from nbagent.tasks import Task, open_tasks
+from nbagent.tasks import Task, TaskSource, open_tasks
 from nbagent.trajectory import Trajectory
 
 _ID = re.compile(r"[A-Za-z0-9_=+@-][A-Za-z0-9_.=+@-]{0,199}")
@@ -44,6 +44,7 @@ class RunFolder:
         self.recipe = path / "recipe.toml"
         self.report = path / "report.html"
         self.blobs = Blobs(path / "blobs")
+        self._sources: list[TaskSource] = []
 
     @classmethod
     def create(cls, path: Path | str, recipe_text: str, resume: bool = False) -> RunFolder:
@@ -137,7 +138,8 @@ class RunFolder:
 
         Args:
             task_id: its id.
-            question: its text; two sets of one run may both have the id.
+            question: its text; two sets of one run may both have the id. Of a single set the id is enough: a question
+                may have been asked with options, or as a hypothesis.
             location: look in this set instead.
 
         Raises:
@@ -149,13 +151,16 @@ class RunFolder:
             where = entry.get("path") or entry["location"]
             cache = self.path / entry["cache"] if entry.get("cache") else None
             try:
-                tasks = open_tasks(where, cache).tasks()
+                source = open_tasks(where, cache)
+                tasks = source.tasks()
             except UsageError as error:
                 tried.append(str(error))
                 continue
             tried.append(f"{where} has no such task")
             for task in tasks:
-                if task.task_id == task_id and task.question == question:
+                if task.task_id == task_id and (task.question == question or len(sets) == 1):
+                    # Capsules without a cache go with their source.
+                    self._sources.append(source)
                     return task
         raise UsageError(
             f"{task_id}: its task was not found ({'; '.join(tried) or 'the run notes no set of tasks'}); "

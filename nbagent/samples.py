@@ -8,6 +8,9 @@ from typing import Literal
 from nbagent.errors import UsageError
 from nbagent.trajectory import Trajectory
 
+CallKind = Literal["action", "summary"]
+"""What a model call writes: a step of the agent, or a memory that its context policy asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepSample:
@@ -29,7 +32,7 @@ class StepSample:
     """Return of the trajectory."""
     truncated: bool = False
     """The trajectory ended by a limit, without an answer."""
-    kind: Literal["action", "summary"] = "action"
+    kind: CallKind = "action"
     """What the call wrote."""
     version: int = 0
     """Version of the weights that sampled it."""

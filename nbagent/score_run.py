@@ -97,6 +97,36 @@ def run_score(
         KeyboardInterrupt: with a word on what was saved and how to go on.
     """
     jobs = [(task, rollout_id(*([prefix] if prefix else []), task.task_id, i)) for task in tasks for i in range(n)]
+    trajectories = make_attempts(jobs, model, settings, run, concurrency=concurrency, rollouts=rollouts)
+    for trajectory in trajectories:
+        write_notebook(notebook_at(trajectory), run.notebooks / f"{trajectory.rollout_id}.ipynb")
+    return score_trajectories(trajectories, name=name, model=model.name, tasks=fingerprint, settings=details)
+
+
+def make_attempts(
+    jobs: Sequence[Job],
+    model: Model,
+    settings: RolloutSettings,
+    run: RunFolder,
+    *,
+    concurrency: int = 8,
+    rollouts: Rollouts | None = None,
+) -> list[Trajectory]:
+    """Make the attempts that are not in the run folder yet; all of them, in the order of the jobs.
+
+    Args:
+        jobs: what to attempt.
+        model: what attempts it.
+        settings: how.
+        run: where attempts go.
+        concurrency: attempts under way at once, where `rollouts` is not given.
+        rollouts: what makes them; None makes one for these alone, and closes the model afterwards.
+
+    Raises:
+        ModelError: the model failed in every attempt of a batch, or reached its cap on cost; what was done is kept.
+        StorageError: the disk is full or gone.
+        KeyboardInterrupt: with a word on what was saved and how to go on.
+    """
     done = run.done_ids()
     left = [job for job in jobs if job[1] not in done]
     try:
@@ -112,10 +142,7 @@ def run_score(
         raise KeyboardInterrupt(_how_to_go_on(run, jobs)) from None
     except (StorageError, ModelError) as error:
         raise type(error)(f"{error}; {_how_to_go_on(run, jobs)}") from error
-    trajectories = [run.load(job[1]) for job in jobs]
-    for trajectory in trajectories:
-        write_notebook(notebook_at(trajectory), run.notebooks / f"{trajectory.rollout_id}.ipynb")
-    return score_trajectories(trajectories, name=name, model=model.name, tasks=fingerprint, settings=details)
+    return [run.load(job[1]) for job in jobs]
 
 
 def _attempt(
@@ -184,7 +211,7 @@ def score_command(
     model = open_model(
         recipe.model, **({**remote, "native_tools": recipe.agent.action_format == "native"} if remote else {})
     )
-    _check_room(model, recipe)
+    check_room(model, recipe.settings())
     run = RunFolder.create(out, text, resume=resume)
     fingerprint = source.fingerprint()
     run.add_tasks(fingerprint)
@@ -204,11 +231,11 @@ def score_command(
     return score
 
 
-def _check_room(model: Model, recipe: ScoreRecipe) -> None:
+def check_room(model: Model, settings: RolloutSettings) -> None:
     """Raises UsageError where the answers' room leaves none for a prompt."""
-    left = prompt_builder(model, recipe.settings()).budget().tokens
+    left = prompt_builder(model, settings).budget().tokens
     if left < LEAST_PROMPT:
         raise UsageError(
-            f"--max-new-tokens {recipe.agent.max_new_tokens}: leaves {max(left, 0)} of the "
+            f"--max-new-tokens {settings.sampling.max_new_tokens}: leaves {max(left, 0)} of the "
             f"{model.context_length} tokens of {model.name} for the prompt; give a smaller number"
         )

@@ -166,6 +166,35 @@ def mean_of_tasks(counts: Sequence[tuple[int, int]], k: int = 1, *, seed: int = 
     return bootstrap_mean([pass_at_k(n, c, k) for n, c in usable], seed=seed, level=level)
 
 
+def ratio_of_tasks(pairs: Sequence[tuple[int, int]], *, seed: int = 0, level: float = 0.95) -> Estimate:
+    """The share of all attempts that were hits: Wilson where every task has one attempt, else a bootstrap over tasks.
+
+    Unlike `mean_of_tasks`, attempts weigh the same, whichever task they are of.
+
+    Args:
+        pairs: (attempts n, hits among them) per task; tasks without attempts count for nothing.
+        seed: seed of the bootstrap.
+        level: confidence level.
+
+    Raises:
+        ValueError: there are no attempts.
+    """
+    usable = np.asarray([(n, hits) for n, hits in pairs if n], dtype=float).reshape(-1, 2)
+    n, hits = usable.sum(axis=0)
+    if not n:
+        raise ValueError("no attempts to take a share of")
+    if n == len(usable):
+        return wilson(int(hits), int(n), level)
+    shares = usable[:, 1] / usable[:, 0]
+    if np.all(shares == shares[0]):
+        return constant_bound(float(shares[0]), len(usable), (0.0, 1.0), level)
+    distinct, counts = np.unique(usable, axis=0, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(len(usable), counts / len(usable), size=10_000)
+    sums = draws @ distinct
+    low, high = np.quantile(sums[:, 1] / sums[:, 0], [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(hits / n), float(low), float(high), len(usable), "bootstrap", level)
+
+
 def mcnemar_exact(better: int, worse: int) -> float:
     """Two-sided exact p of McNemar's test: the discordant pairs against a fair coin.
 

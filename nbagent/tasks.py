@@ -42,7 +42,10 @@ class Verdict:
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Grades an answer. Stays on the host: neither it nor the key enters the sandbox."""
+    """Grades an answer. Stays on the host: neither it nor the key enters the sandbox.
+
+    One whose verdicts may not train a model says why in an attribute `no_reward`, see there.
+    """
 
     def verify(self, answer: str | None) -> Verdict:
         """The verdict on an answer; None where the agent gave none."""
@@ -71,6 +74,11 @@ class Task:
     """The expert's executed notebook, kept on the host outside `capsule`; None: unknown. Not shown to the agent."""
     key: str = ""
     """The key as written in the set. Never shown to the agent."""
+
+
+def no_reward(task: Task) -> str:
+    """Why a task's verdicts may not be training rewards; empty where its verifier has nothing against it."""
+    return str(getattr(task.verifier, "no_reward", ""))
 
 
 @runtime_checkable

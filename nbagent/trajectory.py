@@ -138,6 +138,8 @@ class Recorder:
             stored = {"shared": shared, "messages": messages[shared:]}
             self._messages = messages
         tokens = {"prompt": len(prompt.ids or ()), "completion": len(completion.ids or ()), **completion.usage}
+        if prompt.ids is None:
+            tokens["counted"] = prompt.counted
         self.record(
             "call",
             step=step,

@@ -12,7 +12,8 @@ from typing import Any
 from nbagent import wording
 from nbagent.errors import InfrastructureError, StorageError
 from nbagent.notebook import CellType, NotebookDocument, UnknownCell, valid_outputs
-from nbagent_context.render import head_tail, output_text
+from nbagent_context.cut import head_tail
+from nbagent_context.render import output_text
 from nbagent_kernels import CellResult, KernelError, KernelPool, PathOutside, Session, SessionSpec, open_session
 
 READ_BYTES = 8 << 20
@@ -34,6 +35,8 @@ class Reply:
     """The cell it ran, changed or added."""
     shown: bool = False
     """True when the notebook shows the action and the whole answer."""
+    failed: bool = False
+    """True when a cell raised, ran out of time or took its kernel along."""
 
 
 class Verbs:
@@ -137,7 +140,7 @@ class Verbs:
             self._record("kernel", step=self._step, op="lost", cause=result.cause or result.status)
         told = self._told(result)
         text = run_observation(outputs, self._chars, cell if self._ids else "", told)
-        return Reply(text, wording.short("run_cell", cell), cell, shown=not told)
+        return Reply(text, wording.short("run_cell", cell), cell, shown=not told, failed=result.status != "ok")
 
     def _told(self, result: CellResult) -> list[str]:
         """What the notebook does not show of a run."""
@@ -219,7 +222,7 @@ def run_observation(
     outputs: Sequence[Mapping[str, Any]], chars: int, cell_id: str = "", told: Sequence[str] = ()
 ) -> str:
     """What the agent reads of a cell that ran: its id where one is given, the outputs, and what they do not show."""
-    text = head_tail(output_text(outputs), chars)
+    text = head_tail(output_text(outputs, cell_id), chars)
     lines = [f"[{cell_id}]" if cell_id else "", text, *told, "" if text or told else wording.NO_OUTPUT]
     return "\n".join(line for line in lines if line)
 

@@ -8,6 +8,10 @@ ROLE = (
     "You answer a question about data files by running code in a Jupyter notebook. "
     "Each reply calls exactly one tool. Look at the data first; when you know the answer, call submit_answer."
 )
+ANSWER_ONLY = (
+    "You answer a question about data files that you cannot see. Reason briefly if it helps, then give your best "
+    "answer, kept short, between <answer> and </answer>."
+)
 NO_OUTPUT = "(no output)"
 EMPTY_FILE = "(empty file)"
 EMPTY_FOLDER = "(empty folder)"

@@ -1,15 +1,20 @@
 """Policy `drop`: the task, the notebook as it stands, what the notebook does not show, and the last exchanges in full.
 
-Older outputs shrink to a line, so prompts do not grow with every step and are not prefixes of each other. When the
-budget is short, parts shrink further in a fixed order; the task, every cell's id and the newest output survive.
+Older outputs shrink to a line, so prompts do not grow with every output and are not prefixes of each other to the end;
+all that comes before the last few cells stays as it was, until a batch of old cells goes at once (`elide.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from nbagent_context.render import ELIDED, cell_text, first_line, head_tail, language_of, output_text
+from nbagent_context.cache import Cache
+from nbagent_context.cut import ELIDED, head_tail
+from nbagent_context.elide import SURVIVES_CHARS, Form, Forms, Item, batches, full_tokens, record, settle
+from nbagent_context.history import last_line, newest_error, newest_output
+from nbagent_context.images import newest_images
+from nbagent_context.render import CellView, cell_view, content_chars, content_key, language_of
 from nbagent_context.types import (
     Brief,
     Budget,
@@ -17,121 +22,191 @@ from nbagent_context.types import (
     Count,
     Elision,
     Exchange,
+    History,
     Level,
     Notebook,
     Window,
+    exchanges_of,
     message,
 )
 
-
-@dataclass(slots=True)
-class _Part:
-    """One part of the prompt with the smaller forms it may be replaced by, in order."""
-
-    what: str
-    forms: list[str]
-    levels: list[Level] = field(default_factory=list)
-    why: str = ""
-    at: int = 0
-
-    @property
-    def text(self) -> str:
-        return self.forms[self.at]
-
-    def shrink(self, why: str) -> bool:
-        if self.at + 1 >= len(self.forms):
-            return False
-        self.at += 1
-        self.why = why
-        return True
+ACTIONS = 1 / 8
+"""Share of the room that the list of own actions may take before its older half goes."""
+SHORT_CHARS = 80
+"""Characters of why an action in the list failed."""
+_made = Cache()
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """The default policy."""
+    """The default policy. One system and one user message."""
 
     keep: int = 1
-    """Exchanges whose answers stay in full, the newest ones."""
+    """Exchanges that stay in full, the newest ones; at least 1."""
     output_chars: int = 3000
     """Longest output shown, in characters; longer ones lose their middle."""
     old_chars: int = 80
     """Characters of the one line that is left of an older output; 0 leaves only a mark."""
 
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise ValueError("context policy 'drop': keep must be at least 1, the newest answer is always shown")
+
     def window(
-        self, brief: Brief, notebook: Notebook, history: Sequence[Exchange], notice: str, budget: Budget, count: Count
+        self, brief: Brief, notebook: Notebook, history: History, notice: str, budget: Budget, count: Count
     ) -> Window:
-        """One system and one user message.
+        """The next prompt.
 
         Raises:
-            BudgetTooSmall: the smallest form of every part does not fit.
+            BudgetTooSmall: the smallest form of what must survive does not fit.
         """
-        newest = history[len(history) - self.keep :] if self.keep else history[:0]
-        recent = {exchange.cell_id for exchange in newest if exchange.cell_id}
-        parts = [_Part("task", [f"{brief.task}\n"])]
-        parts += self._cells(notebook, recent)
-        parts += self._unshown(history)
-        if notice:
-            parts.append(_Part("notice", [f"{notice}\n"]))
+        exchanges = exchanges_of(history)
         system = [brief.instruction] if brief.instruction else []
-        fixed = budget.per_message * (1 + len(system)) + sum(count(text) for text in system)
-        tokens = fixed + sum(count(part.text) for part in parts if part.text)
-        order = [p for p in parts if p.what.startswith("output") or p.what.startswith("exchange")] + [
-            p for p in parts if p.what.startswith("source")
-        ]
-        while tokens > budget.tokens:
-            part = next((p for p in order if p.at + 1 < len(p.forms)), None)
-            if part is None:
-                raise BudgetTooSmall(tokens, budget.tokens)
-            before = count(part.text)
-            part.shrink("budget")
-            tokens += count(part.text) - before
-        elisions = tuple(
-            Elision(part.what, part.levels[part.at - 1], count(part.forms[0]) - count(part.text), part.why)
-            for part in parts
-            if part.at
-        )
-        messages = [message("system", system)] if system else []
-        messages.append(message("user", [part.text for part in parts]))
-        return Window(messages=tuple(messages), tokens=tokens, elisions=elisions)
+        images, left_out = newest_images(notebook, exchanges, budget)
+        ends = [f"{brief.task}\n", *([f"{notice}\n"] if notice else [])]
+        fixed = budget.per_message * (1 + len(system)) + sum(count(text) for text in [*system, *ends])
+        fixed += budget.image_tokens * len(images)
+        error, output, newest = newest_error(exchanges, notebook), newest_output(exchanges, notebook), exchanges[-1:]
+        recent = {e.step: e for e in (*([error] if error else []), *exchanges[-self.keep :])}
+        untold = _untold(exchanges, notebook)
+        cells = self._cells(notebook, recent.values(), {e.cell_id for e in (error, output, *newest) if e})
+        last = self._last(recent.values(), untold, {e.step for e in (error, *newest) if e})
+        older = [exchange for exchange in exchanges if exchange.step in untold and exchange.step not in recent]
+        listed, actions_left_out = self._actions(older, budget.tokens - fixed, count)
+        fixed += sum(count(text) for text in listed)
+        mark = count(_gap(["c100000", "c100000"]))
+        tokens, fits = settle([*cells, *last], budget.tokens - fixed, mark, 0, count)
+        shown, gaps = _texts(cells)
+        tokens += fixed + sum(count(gap) for gap in gaps)
+        if not fits and tokens > budget.tokens:
+            raise BudgetTooSmall(tokens, budget.tokens)
+        user = message("user", [ends[0], *shown, *listed, *_texts(last)[0]])
+        user["content"] += images
+        if notice:
+            user["content"].append({"type": "text", "text": ends[1]})
+        messages = (*([message("system", system)] if system else []), user)
+        elisions = [*record(cells, "cell", count), *actions_left_out, *record(last, "exchange", count), *left_out]
+        return Window(messages=messages, tokens=tokens, elisions=tuple(elisions))
 
-    def _cells(self, notebook: Notebook, recent: set[str]) -> list[_Part]:
+    def _cells(self, notebook: Notebook, recent: Iterable[Exchange], must: set[str]) -> list[Item]:
+        """The notebook's cells; those in `must` keep something of their output whatever happens."""
+        kept = {exchange.cell_id for exchange in recent} | must
         language = language_of(notebook)
-        parts: list[_Part] = []
+        items = []
         for cell in notebook["cells"]:
-            source = cell_text(cell, language)
-            small = f"[{cell['id']}]\n{ELIDED}\n"
-            forms = [source, small] if len(small) < len(source) else [source]
-            parts.append(_Part(f"source of {cell['id']}", forms, ["dropped"]))
-            if cell["cell_type"] != "code":
-                continue
-            text = output_text(cell["outputs"])
-            if not text:
-                continue
-            part = _Part(f"output of {cell['id']}", [f"{text}\n"])
-            if len(text) > self.output_chars:
-                part.forms.append(f"{head_tail(text, self.output_chars)}\n")
-                part.levels.append("head_tail")
-                part.shrink("size")
-            line = f"{first_line(text, self.old_chars)}\n" if self.old_chars else f"{ELIDED}\n"
-            if len(line) < len(part.text):
-                part.forms.append(line)
-                part.levels.append("line" if self.old_chars else "dropped")
-                if cell["id"] not in recent:
-                    part.shrink("age")
-            parts.append(part)
-        return parts
+            name, key = cell["id"], content_key(cell, language)
+            made: tuple[CellView, Forms] | None = _made.get((self, key))
+            if made is None:
+                view = cell_view(cell, language, self.old_chars)
+                line = Form((f"{view.line}\n",), "", "line", "budget")
+                made = view, Forms(_whole(view), self._aged(view), line)
+                _made.put((self, key), made, 3 * content_chars(key))
+            protected = self._protected(*made, name in must) if name in kept else ()
+            items.append(Item(name, made[1], protected))
+        return items
 
-    def _unshown(self, history: Sequence[Exchange]) -> list[_Part]:
-        """Answers that the notebook does not show: files read, malformed actions, notices of a lost kernel."""
-        parts = []
-        for place, exchange in enumerate(history):
-            if exchange.shown:
+    def _shown(self, view: CellView, chars: int, why: str) -> Form:
+        """Source and output, each at most `chars` long."""
+        source, output = view.source, view.output
+        if len(source) > chars:
+            source = f"{head_tail(source, chars)}\n"
+        if len(output) > chars:
+            output = head_tail(output, chars)
+        if source is view.source and output is view.output:
+            return _whole(view)
+        what = "output of" if source is view.source else ""
+        return Form((source, f"{output}\n") if output else (source,), what, "head_tail", why)
+
+    def _aged(self, view: CellView) -> Form:
+        form = self._shown(view, self.output_chars, "size")
+        if len(view.output_line) >= len(view.output):
+            return form
+        level: Level = "line" if self.old_chars else "dropped"
+        return Form((form.texts[0], f"{view.output_line}\n"), "output of", level, "age")
+
+    def _protected(self, view: CellView, forms: Forms, must: bool) -> tuple[Form, ...]:
+        sizes = [self.output_chars // 2**i for i in range(1, 12) if self.output_chars // 2**i > SURVIVES_CHARS]
+        shrinking = [self._shown(view, self.output_chars, "size")]
+        shrinking += [self._shown(view, size, "budget") for size in (*sizes, SURVIVES_CHARS)]
+        if not must:
+            shrinking += [replace(forms.whole, why="budget") if forms.whole.level else forms.whole, forms.line]
+        return tuple(dict.fromkeys(shrinking))
+
+    def _last(self, recent: Iterable[Exchange], untold: set[int], must: set[int]) -> list[Item]:
+        """The last exchanges, as far as the notebook does not show them."""
+        items = []
+        for exchange in recent:
+            answer = exchange.observation if exchange.step in untold else ""
+            whole = "".join(f"{text}\n" for text in (exchange.thought, answer) if text)
+            if not whole and exchange.step not in untold:
                 continue
-            old = place < len(history) - self.keep
-            what = exchange.short or "not an action"
-            full = f"> {what}\n{head_tail(exchange.observation, self.output_chars)}\n"
-            part = _Part(f"exchange {exchange.step}", [full, f"> {what}\n"], ["dropped"])
-            if old:
-                part.shrink("age")
-            parts.append(part)
-        return parts
+            head = f"> {exchange.short or 'not an action'}\n"
+            full = Form((f"{head}{whole}",))
+            forms = [full] if len(whole) <= self.output_chars else []
+            for size in (self.output_chars, self.output_chars // 4, SURVIVES_CHARS):
+                if len(whole) > size:
+                    why = "budget" if forms else "size"
+                    forms.append(Form((f"{head}{head_tail(whole, size)}\n",), "", "head_tail", why))
+            if exchange.step not in must:
+                forms.append(Form((head,), "answer of", "dropped", "budget"))
+            items.append(Item(str(exchange.step), Forms(full, full, full), tuple(forms)))
+        return items
+
+    def _actions(self, older: Sequence[Exchange], room: int, count: Count) -> tuple[list[str], list[Elision]]:
+        """Older actions, a line each; when the list is too long its older half goes."""
+        lines = [_action_line(exchange) for exchange in older]
+        sizes = [count(line) for line in lines]
+        _, gone = batches(sizes, [0] * len(sizes), int(room * ACTIONS), int(room * ACTIONS / 2))
+        elisions = []
+        answers = [full_tokens(f"{exchange.observation}\n", count) for exchange in older if exchange.observation]
+        if answers:
+            what = f"answer of exchange {older[0].step}" if len(older) == 1 else f"answers of {len(answers)} exchanges"
+            elisions.append(Elision(what, "dropped", sum(answers), "age"))
+        if gone:
+            elisions.append(Elision(f"{gone} actions", "dropped", sum(sizes[:gone]), "budget"))
+        return ([f"> {ELIDED} {gone} earlier actions\n"] if gone else []) + lines[gone:], elisions
+
+
+def _untold(exchanges: Sequence[Exchange], notebook: Notebook) -> set[int]:
+    """Steps whose action and answer the notebook does not show: no run, or a run whose cell was touched since."""
+    there = {cell["id"] for cell in notebook["cells"]}
+    touched: set[str] = set()
+    steps = set()
+    for exchange in reversed(exchanges):
+        if not exchange.shown or exchange.cell_id not in there or exchange.cell_id in touched:
+            steps.add(exchange.step)
+        touched.add(exchange.cell_id)
+    return steps
+
+
+def _action_line(exchange: Exchange) -> str:
+    failed = f": {last_line(exchange.observation)[:SHORT_CHARS]}" if exchange.failed and exchange.short else ""
+    return f"> {exchange.short or 'not an action'}{failed}\n"
+
+
+def _whole(view: CellView) -> Form:
+    return Form((view.source, f"{view.output}\n") if view.output else (view.source,))
+
+
+def _gap(names: Sequence[str]) -> str:
+    return f"[{names[0]}]\n{ELIDED}\n" if len(names) == 1 else f"[{names[0]} … {names[-1]}]\n{ELIDED}\n"
+
+
+def _texts(items: Sequence[Item]) -> tuple[list[str], list[str]]:
+    """The items' texts, with a mark for those left out in a row that has the first and the last id; the marks."""
+    texts: list[str] = []
+    gaps: list[str] = []
+    gone: list[str] = []
+    for item in items:
+        if item.shown is None:
+            gone.append(item.name)
+            continue
+        if gone:
+            gaps.append(_gap(gone))
+            texts.append(gaps[-1])
+            gone = []
+        texts += item.shown.texts
+    if gone:
+        gaps.append(_gap(gone))
+        texts.append(gaps[-1])
+    return texts, gaps

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nbagent_context.types import Brief, Budget, BudgetTooSmall, Count, Exchange, Notebook, Window, message
+from nbagent_context.exchanges import ending_of
+from nbagent_context.images import newest_images
+from nbagent_context.types import (
+    Brief,
+    Budget,
+    BudgetTooSmall,
+    Count,
+    History,
+    Notebook,
+    Window,
+    exchanges_of,
+    measure,
+    message,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """Every prompt is a prefix of the next one, but for the notice at the end."""
+    """Every prompt is a prefix of the next one, but for the notice and the images at the end."""
 
     def window(
-        self, brief: Brief, notebook: Notebook, history: Sequence[Exchange], notice: str, budget: Budget, count: Count
+        self, brief: Brief, notebook: Notebook, history: History, notice: str, budget: Budget, count: Count
     ) -> Window:
         """System and task, then each exchange as an assistant and a user message.
 
         Raises:
             BudgetTooSmall: the history has outgrown the budget.
         """
+        exchanges = exchanges_of(history)
         messages = [message("system", [brief.instruction])] if brief.instruction else []
         messages.append(message("user", [brief.task]))
-        for exchange in history:
-            messages.append(message("assistant", [exchange.text]))
-            messages.append(message("user", [exchange.observation]))
-        if notice:
-            messages[-1]["content"].append({"type": "text", "text": f"\n{notice}"})
-        tokens = sum(budget.per_message + sum(count(p["text"]) for p in m["content"]) for m in messages)
+        for exchange in exchanges:
+            messages += [message("assistant", [exchange.text]), message("user", [exchange.observation])]
+        images, left_out = newest_images(notebook, exchanges, budget)
+        messages[-1]["content"] += [*images, *message("", ending_of(notice))["content"]]
+        tokens = measure(messages, budget, count)
         if tokens > budget.tokens:
             raise BudgetTooSmall(tokens, budget.tokens)
-        return Window(messages=tuple(messages), tokens=tokens)
+        return Window(tuple(messages), tokens, tuple(left_out))

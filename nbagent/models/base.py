@@ -26,11 +26,13 @@ class Prompt:
     """What the model is asked."""
 
     messages: Sequence[dict[str, Any]]
-    """OpenAI-style messages; content is a string or a list of text parts."""
+    """OpenAI-style messages; content is a string or a list of parts, of text and, for endpoints that see, of images."""
     tools: Sequence[dict[str, Any]] = ()
     """OpenAI-style tool schemas, for endpoints that call tools natively."""
     ids: Sequence[int] | None = None
     """Exact prompt ids: the concatenation of separately encoded parts. None for a remote chat endpoint."""
+    counted: int = 0
+    """Tokens of the prompt: exact with ids, else as a named tokenizer counts or a bound; 0 where nobody counted."""
 
 
 @dataclass(frozen=True, slots=True)

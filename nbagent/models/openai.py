@@ -139,8 +139,13 @@ class OpenAIModel:
         return self._model or self._url
 
     @property
-    def tokenizer(self) -> Any | None:
-        """The tokenizer the user named, which counts; ids are never sent."""
+    def tokenizer(self) -> None:
+        """None: the ids are the endpoint's own business."""
+        return None
+
+    @property
+    def counter(self) -> Any | None:
+        """The tokenizer that the user named, which counts for the context policy."""
         return self._tokenizer
 
     @property
@@ -281,11 +286,21 @@ class OpenAIModel:
 
 
 def _flat(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The message with its text parts joined: not every endpoint takes a list of parts."""
+    """The message with neighbouring text parts joined, and as a plain string where it has no images.
+
+    Not every endpoint takes a list of parts.
+    """
     content = message.get("content")
-    if isinstance(content, list):
-        return {**message, "content": "".join(part["text"] for part in content)}
-    return dict(message)
+    if not isinstance(content, list):
+        return dict(message)
+    parts: list[dict[str, Any]] = []
+    for part in content:
+        if part["type"] == "text" and parts and parts[-1]["type"] == "text":
+            parts[-1] = {"type": "text", "text": parts[-1]["text"] + part["text"]}
+        else:
+            parts.append(part)
+    plain = not parts or (len(parts) == 1 and parts[0]["type"] == "text")
+    return {**message, "content": "".join(part["text"] for part in parts) if plain else parts}
 
 
 def _completion(answer: Mapping[str, Any]) -> Completion:

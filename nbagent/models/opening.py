@@ -24,7 +24,7 @@ def open_model(spec: str, **settings: Any) -> Model:
     Args:
         spec: the folder of a Hugging Face causal LM, or `openai:URL` or `openai:URL#MODEL` for an endpoint
             that speaks the chat-completions protocol (without `#MODEL` it must serve exactly one).
-        settings: those of `OpenAIModel` or of `HFModel`.
+        settings: those of `OpenAIModel` (where `tokenizer` may be a folder) or of `HFModel`.
 
     Raises:
         ModelFolderError: the folder is missing, is no model, or is corrupt.
@@ -34,6 +34,8 @@ def open_model(spec: str, **settings: Any) -> Model:
         from nbagent.models.openai import OpenAIModel
 
         url, _, name = spec.removeprefix(REMOTE).partition("#")
+        if isinstance(settings.get("tokenizer"), str):
+            settings["tokenizer"] = _tokenizer(Path(settings["tokenizer"]))
         return OpenAIModel(url, name, **settings)
     if "://" in spec:
         raise UsageError(f"{spec}: a model over HTTP is written openai:{spec}#MODEL")
@@ -42,6 +44,18 @@ def open_model(spec: str, **settings: Any) -> Model:
     from nbagent.models.hf import HFModel
 
     return HFModel.load(folder, **settings)
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; --tokenizer takes the folder of a Hugging Face tokenizer")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise UsageError(f"{folder}: not the folder of a Hugging Face tokenizer ({reason})") from error
 
 
 def is_ours(spec: str) -> bool:

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nbagent.blobs import storage_failed
@@ -49,9 +49,9 @@ def build_report(path: Path | str) -> Path:
     """
     run = RunFolder.open(path)
     findings = gather(run)
-    environment = _environment()
+    environment = page_environment()
     pages = _notebook_pages(run, findings, environment)
-    _write(run.report, environment.get_template("template.html.j2").render(_context(findings, pages)))
+    write_page(run.report, environment.get_template("template.html.j2").render(_context(findings, pages)))
     return run.report
 
 
@@ -61,9 +61,10 @@ def content_security_policy(style: str) -> str:
     return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
-def _environment() -> Environment:
+def page_environment(package: str = "nbagent.report") -> Environment:
+    """What renders our templates and those of a package, which has our style; everything is escaped."""
     environment = Environment(
-        loader=PackageLoader("nbagent.report", ""),
+        loader=ChoiceLoader([PackageLoader(name, "") for name in dict.fromkeys((package, "nbagent.report"))]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -146,7 +147,6 @@ def _with_unit(key: str, label: str, value: Any) -> tuple[str, str]:
 
 def _notebook_pages(run: RunFolder, findings: Findings, environment: Environment) -> dict[str, str]:
     """Write `notebooks/ID.html` for every attempt that has a notebook; ids of these, with the stem to link to."""
-    template = environment.get_template("notebook.html.j2")
     pages = {}
     for scored in (*findings.scores, *findings.validation):
         for attempt in scored.score.attempts:
@@ -154,10 +154,27 @@ def _notebook_pages(run: RunFolder, findings: Findings, environment: Environment
             if notebook.name.startswith(".") or "/" in attempt.rollout_id or not notebook.is_file():
                 continue
             pages[attempt.rollout_id] = f"notebooks/{attempt.rollout_id}"
-            page = notebook.with_suffix(".html")
-            if not page.exists() or page.stat().st_mtime < notebook.stat().st_mtime:
-                _write(page, template.render(_notebook_context(notebook, attempt, scored.label)))
+            write_notebook_page(notebook, attempt, scored.label, environment)
     return pages
+
+
+def write_notebook_page(
+    notebook: Path, attempt: Attempt, label: str, environment: Environment, report: str = "../report.html"
+) -> Path:
+    """Write a notebook's page beside it, where there is none or an older one; the page's path.
+
+    Args:
+        notebook: the `.ipynb` file.
+        attempt: what it is of.
+        label: name of the score that the attempt belongs to.
+        environment: of `page_environment`.
+        report: where the page leads back to, relative to the notebook.
+    """
+    page = notebook.with_suffix(".html")
+    if not page.exists() or page.stat().st_mtime < notebook.stat().st_mtime:
+        context = {**_notebook_context(notebook, attempt, label), "report": report}
+        write_page(page, environment.get_template("notebook.html.j2").render(context))
+    return page
 
 
 def _notebook_context(notebook: Path, attempt: Attempt, label: str) -> dict[str, Any]:
@@ -165,7 +182,8 @@ def _notebook_context(notebook: Path, attempt: Attempt, label: str) -> dict[str,
     return {"attempt": attempt, "label": label, "cells": shown_cells(content), "notebook": notebook.name}
 
 
-def _write(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
+    """Write a page's text. Raises StorageError."""
     try:
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:

@@ -218,7 +218,7 @@ def test_which_tools_a_format_has():
 
 
 def test_an_unknown_format_is_bad_input():
-    with pytest.raises(UsageError, match="there are: fenced, hermes, native"):
+    with pytest.raises(UsageError, match="there are: answer, fenced, hermes, native"):
         action_format("xml")
 
 
@@ -228,3 +228,39 @@ def test_qwens_own_template_writes_the_same_call():
         '<tool_call>\n{"name": "run_cell", "arguments": {"code": "print(\\"é\\")\\n"}}\n</tool_call>'
     )
     assert not complaint("run_cell", {"code": "1"})
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<answer>42</answer>", "42"),
+        ("It is so.\n<ANSWER> B </Answer> done", " B "),
+        ("42", "42"),
+        ("<think>maybe <answer>1</answer></think><answer>2</answer>", "2"),
+        ("<answer>1</answer> or <answer>2</answer>", "<answer>1</answer> or <answer>2</answer>"),
+        ("<answer>1", "<answer>1"),
+        ("</answer>1<answer>", "</answer>1<answer>"),
+        ("", ""),
+    ],
+)
+def test_an_answer_is_what_stands_in_one_pair_of_tags_or_the_whole_reply(text, answer):
+    action = parse("answer", text)
+    assert (action.tool, action.args) == ("submit_answer", {"answer": answer})
+
+
+@given(texts)
+def test_an_answer_rendered_is_the_answer_parsed(text):
+    fmt = action_format("answer")
+    try:
+        rendered = fmt.render("submit_answer", {"answer": text})
+    except ValueError:
+        assert "answer>" in text
+        return
+    assert fmt.parse(Completion(rendered, "stop")).args == {"answer": text}
+
+
+def test_an_answer_that_was_cut_off_is_none():
+    assert "cut off" in parse("answer", "<answer>4", finish="length").error
+    assert [tool_name(tool) for tool in action_format("answer").available(TOOLS)] == ["submit_answer"]
+    with pytest.raises(ValueError, match="cannot write run_cell"):
+        action_format("answer").render("run_cell", {"code": "1"})

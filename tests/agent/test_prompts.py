@@ -2,6 +2,7 @@
 
 import pytest
 
+from nbagent.errors import UsageError
 from nbagent.prompts import PromptBuilder
 from nbagent_context import Window, message
 
@@ -47,7 +48,24 @@ def test_without_a_tokenizer_counts_are_a_bound_in_bytes():
     builder = PromptBuilder(None, 512, 100)
     assert not builder.exact
     assert builder.count("Ä1") == 3
+    prompt = builder.build(Window((message("user", ["q"]),), 0))
+    assert prompt.ids is None
+    tools = [{"function": {"name": "run_cell"}}]
+    with_tools = builder.build(Window((message("user", ["q"]),), 0), tools)
+    assert with_tools.counted - prompt.counted == builder.budget().tokens - builder.budget(tools).tokens > 30
+
+
+def test_a_named_tokenizer_counts_for_an_endpoint_and_is_marked_inexact(tokenizer):
+    builder = PromptBuilder(None, 512, 100, counter=tokenizer)
+    assert not builder.exact
+    assert builder.count("import pandas as pd") < len("import pandas as pd")
     assert builder.build(Window((message("user", ["q"]),), 0)).ids is None
+
+
+def test_images_are_for_endpoints(tokenizer):
+    with pytest.raises(UsageError, match="training on images is not supported"):
+        PromptBuilder(tokenizer, 512, 100, image_tokens=1100)
+    assert PromptBuilder(None, 512, 100, image_tokens=1100).budget().image_tokens == 1100
 
 
 def test_a_template_that_drops_a_message_is_refused(tokenizer):

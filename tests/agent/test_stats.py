@@ -13,6 +13,7 @@ from nbagent.stats import (
     mean_of_tasks,
     paired_difference,
     pass_at_k,
+    ratio_of_tasks,
     wilson,
 )
 
@@ -121,3 +122,17 @@ def test_paired_difference_counts_and_covers():
     assert paired_difference([0.5, 0.0], [1.0, 0.0]).p_value is None
     with pytest.raises(ValueError, match="not pairs"):
         paired_difference([0.0], [])
+
+
+def test_a_share_of_attempts_weighs_attempts_alike_and_draws_tasks():
+    assert ratio_of_tasks([(1, 1), (1, 0), (0, 0), (1, 1)]) == wilson(2, 3)
+    pairs = [(1, 1), (4, 0), (2, 1), (3, 3), (2, 0)]
+    estimate = ratio_of_tasks(pairs, seed=3)
+    assert (estimate.value, estimate.n, estimate.method) == (5 / 12, 5, "bootstrap")
+    rng = np.random.default_rng(0)
+    drawn = np.array(pairs)[rng.integers(0, 5, size=(20_000, 5))].sum(axis=1)
+    ends = np.quantile(drawn[:, 1] / drawn[:, 0], [0.025, 0.975])
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(ends), abs=0.01)
+    assert ratio_of_tasks([(2, 1), (4, 2)]).method == "bound"
+    with pytest.raises(ValueError, match="no attempts"):
+        ratio_of_tasks([(0, 0)])

@@ -5,7 +5,8 @@ import zipfile
 import pytest
 
 from nbagent.errors import TaskFormatError
-from nbagent_bixbench.capsule import CapsuleLimits, unpack
+from nbagent_bixbench.archive import CapsuleLimits
+from nbagent_bixbench.capsule import unpack
 
 DATA, NOTEBOOK = "CapsuleData-u", "CapsuleNotebook-u"
 

@@ -75,10 +75,9 @@ def test_free_text_keys_are_ungraded_without_a_judge():
     assert grade("the cells divide", "the cells divide", "llm_verifier").outcome is Outcome.UNGRADED
 
 
-@pytest.mark.parametrize("policy", ["official-zeroshot", "official-agentic", "tolerant", "judge", "lax"])
-def test_other_policies_are_a_clear_error(policy):
-    with pytest.raises(UsageError, match=f"grading policy '{policy}' is not in this version; there is: strict"):
-        grade("1", "1", "str_verifier", policy)
+def test_an_unknown_policy_is_a_clear_error():
+    with pytest.raises(UsageError, match="grading policy 'lax' is unknown; there are: strict, tolerant, judge, off"):
+        grade("1", "1", "str_verifier", "lax")
 
 
 @pytest.mark.parametrize("key", ["1.2,1.4", "(1.2)", "(1,2,3)", "(a,b)", "", "(1.2,inf)"])

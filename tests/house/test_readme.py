@@ -103,7 +103,7 @@ def test_the_recipe_shown_is_one(tmp_path: Path) -> None:
 
 
 def test_make_targets_and_variables_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.M))
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
     variables = set(re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.M))
     for line in (c for c in code(README + CONTRIBUTING) if c.startswith("make ")):
         for word in line.partition("#")[0].split()[1:]:

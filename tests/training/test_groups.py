@@ -146,3 +146,21 @@ def test_sigma_is_the_sample_deviation():
     mean, deviation = group_statistics([1.0, 0.0, 0.0, 0.0])
     assert (mean, deviation) == (0.25, 0.5)
     assert math.isclose(group_statistics([3.0])[1], 0.0)
+
+
+@given(st.floats(0, 8), st.lists(st.sampled_from(["action", "summary"]), min_size=2, max_size=6))
+def test_a_weight_for_memories_moves_weight_within_a_trajectory_only(weight, kinds):
+    written = [replace(row, kind=kind) for row, kind in zip(rows("x", 0, len(kinds), 1.0), kinds, strict=True)]
+    others = rows("x", 1, 3, 0.0)
+    batch = trajectory_batch([*written, *others], summary_weight=weight)
+    mine = [row for row in batch.rows if row.advantage > 0]
+    total = sum(row.weight * len(row.completion_ids) for row in mine)
+    if not weight and "action" not in kinds:
+        assert not mine
+    else:
+        assert total == pytest.approx(0.5)
+    assert batch.stats["summaries"] == kinds.count("summary")
+    if weight and len(set(kinds)) == 2:
+        share = {row.prompt_ids: row.weight for row in mine}
+        by_kind = {kind: share[row.prompt_ids] for row, kind in zip(written, kinds, strict=True)}
+        assert by_kind["summary"] == pytest.approx(weight * by_kind["action"])

@@ -7,7 +7,7 @@ is what will be asked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import nbformat
@@ -21,11 +21,13 @@ from nbagent.prompts import PromptBuilder
 from nbagent.tasks import Task
 from nbagent.tools import TOOLS, tool_name
 from nbagent.verbs import run_observation
-from nbagent_context import Exchange, Policy, Window
+from nbagent_context import Exchange, Memory, Policy, SummaryRequest, Window, exchanges_of
 from nbagent_context.render import output_text
 
-Step = tuple[Window, str]
-"""A prompt's window and the text to be learned."""
+Step = tuple[Window | SummaryRequest, str]
+"""What a prompt shows, and the text to be learned."""
+Remember = Callable[[Sequence[Exchange], str], str]
+"""Writes the memory of a demonstration, from the exchanges that it covers and the memory before ('' for none)."""
 
 
 def reference_cells(task: Task) -> list[dict[str, Any]]:
@@ -43,8 +45,15 @@ def reference_cells(task: Task) -> list[dict[str, Any]]:
     return cells
 
 
-def demonstrate(task: Task, format_name: str, policy: Policy, prompts: PromptBuilder, limits: EnvLimits) -> list[Step]:
-    """The steps of one demonstration.
+def demonstrate(
+    task: Task,
+    format_name: str,
+    policy: Policy,
+    prompts: PromptBuilder,
+    limits: EnvLimits,
+    remember: Remember | None = None,
+) -> list[Step]:
+    """The steps of one demonstration; memories that the policy asks for are steps too where `remember` writes them.
 
     Raises:
         TaskFormatError: the task has no usable reference notebook.
@@ -55,14 +64,23 @@ def demonstrate(task: Task, format_name: str, policy: Policy, prompts: PromptBui
     brief = brief_of(task, fmt)
     named = any(tool_name(tool) == "edit_cell" for tool in fmt.available(TOOLS))
     document = NotebookDocument(task.language)
-    history: list[Exchange] = []
+    history: list[Exchange | Memory] = []
     steps: list[Step] = []
     budget, count = prompts.budget(), prompts.count
 
     def learn(text: str) -> None:
-        left = limits.max_steps - len(history)
+        number = len(exchanges_of(history))
+        left = limits.max_steps - number
         notice = wording.steps_left(left) if left <= limits.warn_steps else ""
-        steps.append((policy.window(brief, document.node, history, notice, budget, count), text))
+        window = policy.window(brief, document.node, history, notice, budget, count)
+        if isinstance(window, SummaryRequest):
+            before = next((entry.text for entry in reversed(history) if isinstance(entry, Memory)), "")
+            memory = remember(exchanges_of(history)[: window.covers], before) if remember else ""
+            if remember:
+                steps.append((window, memory))
+            history.append(Memory(memory, window.covers, number))
+            window = policy.window(brief, document.node, history, notice, budget, count)
+        steps.append((window, text))
 
     for number, cell in enumerate(cells):
         text = fmt.render("run_cell", {"code": cell["source"]})

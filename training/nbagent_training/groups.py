@@ -6,8 +6,11 @@ row, so neither the number of turns nor a split of rows changes them. For rollou
     A_{i,t} = γ^(T_i − t) · (R_i − μ_x) / (σ_x + ε),   t = 1 … T_i
 
 (GRPO: Shao et al. 2024, arXiv 2402.03300, section 4.1; the discount over model calls as in "transitions" training).
-The loss of a batch of N trajectories is (1/N) Σ_i (1/L_i) Σ_t Σ_k ℓ_{i,t,k}, where L_i counts the completion tokens
-of all calls of rollout i: every trajectory weighs the same, however many turns it took (`rollout_token_mean`).
+The loss of a batch of N trajectories is (1/N) Σ_i (1/L_i) Σ_t w_t Σ_k ℓ_{i,t,k} with L_i = Σ_t w_t · |y_{i,t}|, where
+|y_{i,t}| counts the completion tokens of call t: every trajectory weighs the same, however many turns it took
+(`rollout_token_mean`). w_t is 1 for an action and `summary_weight` for a memory that the policy asked for. A memory has
+its trajectory's advantage (SUPO, Lu et al. 2025, arXiv 2510.06727, eq. 3); a weight of its own keeps the few summary
+tokens from being drowned by the many of actions (FoldAct, arXiv 2512.22733).
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ class TrainingRow:
     advantage: float
     """A_{i,t}."""
     weight: float
-    """1 / (N · L_i): each completion token's share of the batch's loss. 0 where the loss is masked."""
+    """w_t / (N · L_i): each completion token's share of the batch's loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ class Batch:
     rows: list[TrainingRow]
     """Rows with a gradient, in the order of the samples."""
     stats: dict[str, float]
-    """reward, reward_std, groups, groups_live, groups_too_hard, groups_too_easy, trajectories, rows, truncated."""
+    """reward, reward_std, groups, groups_live, groups_too_hard, groups_too_easy, trajectories, rows, summaries,
+    truncated."""
 
 
 def group_statistics(rewards: Sequence[float]) -> tuple[float, float]:
@@ -57,7 +61,12 @@ def group_statistics(rewards: Sequence[float]) -> tuple[float, float]:
 
 
 def trajectory_batch(
-    samples: Sequence[StepSample], *, gamma: float = 1.0, sigma: Sigma = "group", mask_truncated: bool = False
+    samples: Sequence[StepSample],
+    *,
+    gamma: float = 1.0,
+    sigma: Sigma = "group",
+    mask_truncated: bool = False,
+    summary_weight: float = 1.0,
 ) -> Batch:
     """Advantages and weights under grouping `trajectory`.
 
@@ -67,6 +76,7 @@ def trajectory_batch(
         sigma: `group` divides by the group's deviation, `none` does not (Dr. GRPO, Liu et al. 2025, arXiv 2503.20783).
         mask_truncated: truncated trajectories stay in the statistics but get no loss (DAPO, Yu et al. 2025,
             arXiv 2503.14476, section 3.4).
+        summary_weight: of a memory's tokens, relative to an action's; 0 leaves memories out of the loss.
 
     Groups whose returns are all equal carry no gradient: they are dropped and counted.
     """
@@ -88,8 +98,9 @@ def trajectory_batch(
             easy += 1
         else:
             hard += 1
+    kinds = {"action": 1.0, "summary": summary_weight}
     lengths = {
-        (task_id, rollout_id): sum(len(row.completion_ids) for row in rows)
+        (task_id, rollout_id): sum(kinds[row.kind] * len(row.completion_ids) for row in rows)
         for task_id in live
         for rollout_id, rows in trajectories[task_id].items()
     }
@@ -101,9 +112,9 @@ def trajectory_batch(
         scale = deviation + EPSILON if sigma == "group" else 1.0
         advantage = gamma ** (sample.n_steps - 1 - sample.step) * (sample.reward - mean) / scale
         masked = mask_truncated and sample.truncated
-        if masked or advantage == 0:
+        if masked or advantage == 0 or not kinds[sample.kind]:
             continue
-        weight = 1.0 / (len(lengths) * lengths[(sample.task_id, sample.rollout_id)])
+        weight = kinds[sample.kind] / (len(lengths) * lengths[(sample.task_id, sample.rollout_id)])
         rows.append(TrainingRow(sample.prompt_ids, sample.completion_ids, sample.logprobs, advantage, weight))
     count = len(returns)
     stats = {
@@ -115,6 +126,7 @@ def trajectory_batch(
         "groups_too_hard": float(hard),
         "trajectories": float(count),
         "rows": float(len(rows)),
+        "summaries": float(sum(sample.kind == "summary" for sample in samples)),
         "truncated": float(sum(r[0].truncated for group in trajectories.values() for r in group.values())),
     }
     return Batch(rows, stats)

@@ -45,7 +45,13 @@ def learn(
         sampler.refresh(update)
         groups = practice.next_groups(recipe.tasks_per_update, update)
         rows = [row for group in groups for trajectory in group.trajectories for row in samples(trajectory)]
-        batch = trajectory_batch(rows, gamma=recipe.gamma, sigma=recipe.sigma, mask_truncated=recipe.mask_truncated)
+        batch = trajectory_batch(
+            rows,
+            gamma=recipe.gamma,
+            sigma=recipe.sigma,
+            mask_truncated=recipe.mask_truncated,
+            summary_weight=recipe.summary_weight,
+        )
         batch.stats["infrastructure"] = float(
             len(groups) * practice.group_size - sum(len(g.trajectories) for g in groups)
         )

@@ -9,17 +9,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from nbagent.errors import UsageError
 from nbagent.models.base import Model
 from nbagent.rollout import RolloutSettings
 from nbagent.rollouts import Group, Rollouts
 from nbagent.runfolder import RunFolder, rollout_id
-from nbagent.tasks import Outcome, Task
+from nbagent.tasks import Outcome, Task, no_reward
 
 Curriculum = Literal["uniform", "uncertain"]
 MEMORY = 0.5
 """Weight of the newest group in a family's running success rate."""
 LEAST = 0.1
 """Smallest weight of a family: one that seems mastered or hopeless is still visited now and then."""
+
+
+def check_rewards(tasks: Sequence[Task]) -> None:
+    """Raises UsageError where a verifier's verdicts may not be training rewards; names the first such task."""
+    refused = [(task.task_id, why) for task in tasks if (why := no_reward(task))]
+    if refused:
+        more = f" ({len(refused)} such tasks)" if refused[1:] else ""
+        raise UsageError(f"task {refused[0][0]} cannot be trained on{more}: {refused[0][1]}; leave it out")
 
 
 class Practice:
@@ -43,6 +52,8 @@ class Practice:
         seed: int,
         curriculum: Curriculum = "uniform",
     ) -> None:
+        """Raises UsageError: a task that may not be trained on."""
+        check_rewards(tasks)
         self.rollouts = rollouts
         self.model = model
         self.settings = settings

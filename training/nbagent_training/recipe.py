@@ -85,6 +85,8 @@ class Grpo(Recipe):
     """Whether advantages are divided by the group's deviation."""
     mask_truncated: bool = False
     """Leave trajectories that ran into a limit out of the loss (they stay in the statistics)."""
+    summary_weight: float = Field(default=1.0, ge=0)
+    """Weight of a token of a memory (policy `summarize`) relative to an action's; 0 does not train memories."""
     tis_cap: float | None = None
     """Cap of the truncated importance ratio between sampler and trainer; None: no correction."""
     save_every: int = Field(default=10, ge=1)
@@ -114,6 +116,8 @@ class TrainRecipe(Recipe):
             raise ValueError(
                 "agent.action_format: native is for endpoints; a model in training writes hermes or fenced"
             )
+        if self.agent.images:
+            raise ValueError("agent.images: training on images is not supported; show them in scoring only")
         if not self.model.folder and not self.warm_start.steps:
             raise ValueError("a model made from scratch needs a warm start: set warm_start.steps, or model.folder")
         if self.warm_start.steps and self.tasks.demonstrations == "" and not self.tasks.n_demonstrations:

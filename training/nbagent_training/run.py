@@ -32,7 +32,7 @@ from nbagent_context import policy
 from nbagent_training.demonstrations import Step, demonstrate, text_of_steps
 from nbagent_training.learn import learn
 from nbagent_training.packing import TreeRow, pack
-from nbagent_training.practice import Practice
+from nbagent_training.practice import Practice, check_rewards
 from nbagent_training.recipe import TrainRecipe
 from nbagent_training.scratch import make_model, make_tokenizer
 from nbagent_training.warmstart import warm_start
@@ -60,6 +60,7 @@ class TrainingRun:
         """Run what is not done yet.
 
         Raises:
+            UsageError: a training task may not be trained on.
             KeyboardInterrupt: after saving; `resume` goes on from there.
         """
         recipe = self.recipe
@@ -70,11 +71,12 @@ class TrainingRun:
         begin = time.monotonic()
         with MemoryWatch() as memory, Rollouts() as rollouts:
             self.rollouts = rollouts
+            practised = self._practised()
             self.heldout = self._tasks("heldout", recipe.tasks.heldout, recipe.tasks.n_heldout, 2)
             if self.heldout and not recipe.model.folder:
                 self._untrained()
             self._warm()
-            self._grpo()
+            self._grpo(practised)
             self._facts(time.monotonic() - begin, memory)
         with self.stages.stage("report"):
             build_report(self.run.path)
@@ -95,6 +97,14 @@ class TrainingRun:
             source: TaskSource = open_tasks(location, self.run.path / "tasks" / name)
             tasks = list(source.tasks())
             self.run.add_tasks(source.fingerprint(), self.run.path / "tasks" / name)
+        return tasks
+
+    def _practised(self) -> list[Task]:
+        """The training tasks; taken first, so that what may not be trained on is refused before hours of warm start."""
+        if not self.recipe.grpo.updates or self._folder("final").exists():
+            return []
+        tasks = self._tasks("train", self.recipe.tasks.train, self.recipe.tasks.n_train, 1)
+        check_rewards(tasks)
         return tasks
 
     def _settings(self, temperature: float) -> RolloutSettings:
@@ -229,11 +239,10 @@ class TrainingRun:
     def _row(self, steps: list[Step], prompts: PromptBuilder) -> TreeRow:
         return pack([(prompts.build(window).ids or (), prompts.completion_ids(text)) for window, text in steps])
 
-    def _grpo(self) -> None:
+    def _grpo(self, tasks: list[Task]) -> None:
         settings = self.recipe.grpo
         if settings.updates and not self._folder("final").exists():
             model, tokenizer = self._load("warm") if self.recipe.warm_start.steps else self._start()
-            tasks = self._tasks("train", self.recipe.tasks.train, self.recipe.tasks.n_train, 1)
             sampler = self._wrap(model, tokenizer, "grpo")
             with self.stages.stage("grpo", settings.updates) as advance:
                 practice = Practice(

@@ -1,36 +1,56 @@
-"""Grade an answer against its key.
+"""Grade an answer against its key, under one of five policies.
 
-The policy `strict` compares whole answers: sign, point and exponent count, numbers are equal when their values are
-(`2e-4` and `0.00020`), texts when they are the same up to case and spacing. Nothing is searched for inside something
-else, so that an empty, hedged or many-valued answer is never correct.
+* `strict` (the default): see `strict`. Never guesses, cannot be beaten by an empty, hedged or many-valued answer, and
+  is the only policy whose verdicts may be training rewards.
+* `tolerant`: `strict` within the rounding and units that `tolerant` states.
+* `judge`: a judge decides every answer.
+* `official-zeroshot`, `official-agentic`: what the published scorers compute, faults included; see `official`.
+
+Free-text keys (`llm_verifier`) need a judge under every policy. Where one is needed and none is given, none is
+reached, or its repeats have no majority, the outcome is `ungraded`, never `incorrect`.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Literal, get_args
+from typing import TYPE_CHECKING
 
-from nbagent.errors import UsageError
 from nbagent.tasks import Outcome, Verdict
-
-EvalMode = Literal["str_verifier", "range_verifier", "llm_verifier"]
-
-EVAL_MODES: tuple[str, ...] = get_args(EvalMode)
-"""The dataset's three ways to compare."""
-
-POLICIES = ("strict",)
-"""Grading policies that exist."""
-
-_NUMBER = re.compile(r"([+-]?)((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,4}))?")
-_PAIR = re.compile(r"[(\[]\s*([^\s,]+)\s*,\s*([^\s,]+)\s*[)\]]")
-_REFUSALS = re.compile(
-    r"(insufficient (information|data)|(i )?(cannot|can not|can't|could not|couldn't) (answer|determine|be determined)"
-    r"|(i am |i'm )?(unable|not able) to (answer|determine)|(i )?(do not|don't) know|i (refuse|decline)"
-    r"|(it |this )?(cannot|can not|can't|could not) be (answered|determined)|not enough (information|data))\b.*"
+from nbagent_bixbench import official, strict, tolerant
+from nbagent_bixbench.policies import (
+    EVAL_MODES,
+    POLICIES,
+    EvalMode,
+    Policy,
+    check_eval_mode,
+    check_policy,
+    no_reward_by,
 )
+from nbagent_bixbench.quantity import number
+from nbagent_bixbench.spelling import is_refusal, normal_text, plain_text
+from nbagent_bixbench.strict import key_range
+from nbagent_bixbench.types import JudgedVerdict
+
+if TYPE_CHECKING:
+    from nbagent_bixbench.judge import Judge
+
+__all__ = [
+    "EVAL_MODES",
+    "POLICIES",
+    "EvalMode",
+    "KeyVerifier",
+    "Policy",
+    "grade",
+    "key_range",
+    "normal_text",
+    "number",
+]
+
+_COMPARE = {
+    "strict": (strict.compare, strict.compare_range),
+    "tolerant": (tolerant.compare, tolerant.compare_range),
+}
+_JUDGED = {"correct": Outcome.CORRECT, "incorrect": Outcome.INCORRECT, "refused": Outcome.REFUSED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,81 +63,87 @@ class KeyVerifier:
     """`str_verifier`, `range_verifier` or `llm_verifier`."""
     policy: str = "strict"
     """Grading policy."""
+    question: str | None = None
+    """The question's text, for a judge."""
+    judge: Judge | None = None
+    """Who decides where a judge is needed; None: such answers are ungraded."""
 
     def verify(self, answer: str | None) -> Verdict:
         """The verdict on an answer; None where the agent gave none."""
-        return grade(answer, self.ideal, self.eval_mode, self.policy)
+        return grade(answer, self.ideal, self.eval_mode, self.policy, self.question, self.judge)
+
+    @property
+    def no_reward(self) -> str:
+        """Why its verdicts may not be training rewards; empty: they may."""
+        free_text = "its key is free text, which takes a judge; only what strict compares may be a training reward"
+        return no_reward_by(self.policy) or (free_text if self.eval_mode == "llm_verifier" else "")
 
 
-def grade(predicted: str | None, ideal: str, eval_mode: str, policy: str = "strict") -> Verdict:
-    """The verdict on an answer.
+def grade(
+    predicted: str | None,
+    ideal: str,
+    eval_mode: str,
+    policy: str = "strict",
+    question: str | None = None,
+    judge: Judge | None = None,
+) -> Verdict:
+    """The verdict on an answer; a `JudgedVerdict` where a judge was asked. May be called from any thread.
+
+    Args:
+        predicted: the answer as given; None: there is none.
+        ideal: the key; for `range_verifier` the text `"(lo,hi)"`.
+        eval_mode: one of `EVAL_MODES`.
+        policy: one of `POLICIES`.
+        question: the question's text, for the judge.
+        judge: who decides where a judge is needed.
 
     Raises:
         UsageError: a policy or eval mode that does not exist, or a range key that is no pair of numbers.
+
+    Example:
+        >>> grade("1.9 x 10^-5", "0.000019", "str_verifier").outcome
+        <Outcome.CORRECT: 'correct'>
+        >>> grade("", "0.000019", "str_verifier", "official-zeroshot").outcome
+        <Outcome.CORRECT: 'correct'>
     """
-    if policy not in POLICIES:
-        raise UsageError(f"grading policy {policy!r} is not in this version; there is: {', '.join(POLICIES)}")
-    if eval_mode not in EVAL_MODES:
-        raise UsageError(f"eval mode {eval_mode!r} is unknown; there are: {', '.join(EVAL_MODES)}")
-    text = normal_text(predicted or "")
-    if not text:
+    check_policy(policy)
+    check_eval_mode(eval_mode)
+    if policy == "official-zeroshot":
+        found = official.compare(predicted or "", ideal) if eval_mode == "str_verifier" else None
+        return found or _official(_judged(predicted or "", ideal, question, judge))
+    if policy == "official-agentic":
+        if not predicted:
+            return Verdict(Outcome.NO_ANSWER, "the published scorer drops rows without an answer")
+        return _official(_judged(predicted, ideal, question, judge))
+    if not plain_text(predicted or ""):
         return Verdict(Outcome.NO_ANSWER, "no answer was given")
-    if eval_mode == "llm_verifier":
-        if _REFUSALS.fullmatch(text):
+    answer = predicted or ""
+    if policy == "judge" or eval_mode == "llm_verifier":
+        if judge is None and is_refusal(answer):
             return Verdict(Outcome.REFUSED, "the answer is a refusal")
-        return Verdict(Outcome.UNGRADED, "the key is free text and there is no judge")
-    verdict = _in_range(text, ideal) if eval_mode == "range_verifier" else _same(text, ideal)
-    if verdict.outcome is Outcome.INCORRECT and _REFUSALS.fullmatch(text):
+        return _judged(answer, ideal, question, judge)
+    names, ranges = _COMPARE[policy]
+    verdict = (ranges if eval_mode == "range_verifier" else names)(answer, ideal)
+    if verdict.outcome is Outcome.INCORRECT and is_refusal(answer):
         return Verdict(Outcome.REFUSED, "the answer is a refusal")
     return verdict
 
 
-def key_range(ideal: str) -> tuple[Decimal, Decimal]:
-    """The bounds of a range key `"(lo,hi)"`, lower first whichever way they are written.
-
-    Raises:
-        UsageError: the key is no pair of numbers.
-    """
-    match = _PAIR.fullmatch(ideal.strip())
-    bounds = [number(part) for part in match.groups()] if match else []
-    if len(bounds) != 2 or bounds[0] is None or bounds[1] is None:
-        raise UsageError(f"range key {ideal!r} is not a pair of numbers such as '(1.2,1.4)'")
-    return min(bounds[0], bounds[1]), max(bounds[0], bounds[1])
-
-
-def number(text: str) -> Decimal | None:
-    """The exact value of a decimal number (sign, point, thousands commas and exponent allowed), else None."""
-    match = _NUMBER.fullmatch(text.strip())
-    if match is None:
-        return None
-    sign, digits, exponent = match.groups()
-    return Decimal(f"{sign}{digits.replace(',', '')}e{exponent or 0}")
+def _judged(predicted: str, ideal: str, question: str | None, judge: Judge | None) -> Verdict:
+    if judge is None:
+        return Verdict(Outcome.UNGRADED, "a judge is needed and there is none")
+    said = judge.decide(question or "", ideal, predicted)
+    outcome = _JUDGED.get(said.verdict, Outcome.UNGRADED)
+    if said.verdict == "unreachable":
+        return JudgedVerdict(outcome, f"the judge {said.model} could not be asked: {said.detail}", said)
+    if said.verdict == "undecided":
+        return JudgedVerdict(outcome, f"the judge {said.model} has no majority: {', '.join(said.votes)}", said)
+    agree = f"{round(said.agreement * len(said.votes))} of {len(said.votes)} votes"
+    return JudgedVerdict(outcome, f"the judge {said.model} says {said.verdict}, {agree}", said)
 
 
-def normal_text(text: str) -> str:
-    """Text with one form of minus, blanks and letters' case."""
-    # NFC, not NFKC: that would turn 10² into 102.
-    text = unicodedata.normalize("NFC", text).replace("\N{MINUS SIGN}", "-")
-    return " ".join(text.split()).casefold()
-
-
-def _in_range(text: str, ideal: str) -> Verdict:
-    low, high = key_range(ideal)
-    value = number(text)
-    if value is None:
-        return Verdict(Outcome.INCORRECT, "the answer is not a single number")
-    if low <= value <= high:
-        return Verdict(Outcome.CORRECT, "the number lies within the key's range")
-    return Verdict(Outcome.INCORRECT, "the number lies outside the key's range")
-
-
-def _same(text: str, ideal: str) -> Verdict:
-    key = normal_text(ideal)
-    if text == key:
-        return Verdict(Outcome.CORRECT, "the answer is the key")
-    # A percent sign is part of the value: 35 and 35% are different answers, 35% and 35.0% are not.
-    both_percent = text.endswith("%") and key.endswith("%")
-    a, b = (number(side[:-1] if both_percent else side) for side in (text, key))
-    if a is not None and b is not None and a == b:
-        return Verdict(Outcome.CORRECT, "the answer is the key's number in another form")
-    return Verdict(Outcome.INCORRECT, "the answer is not the key")
+def _official(verdict: Verdict) -> Verdict:
+    """Refused is a verdict that the published scorers do not know: it counts as incorrect."""
+    if verdict.outcome is not Outcome.REFUSED or not isinstance(verdict, JudgedVerdict):
+        return verdict
+    return JudgedVerdict(Outcome.INCORRECT, f"{verdict.reason}; published scorers call that incorrect", verdict.judged)

@@ -16,8 +16,8 @@ from typing import Any
 
 from nbagent.errors import TaskFormatError, UsageError
 from nbagent.tasks import Task, TaskSource
-from nbagent_bixbench.capsule import KEPT_OUT
 from nbagent_bixbench.grade import EVAL_MODES, KeyVerifier, key_range
+from nbagent_bixbench.leaks import KEPT_OUT
 
 REQUIRED = ("question", "answer", "data_folder")
 """Columns that every file has."""

@@ -1,55 +1,109 @@
-"""Sets of tasks in BixBench's format: the published ones and those of `nbagent tasks make`."""
+"""Sets of tasks in BixBench's format: the published ones, in a folder or on the hub, and those of `nbagent tasks make`.
+
+BixBench-Hypothesis keeps its capsules in a bucket: `hf sync hf://buckets/EdisonScientific/bixbench-hypothesis-capsules
+FOLDER` fetches them, and the file of rows belongs where each row's `input_data_path` is found from it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nbagent.errors import TaskFormatError
 from nbagent.tasks import Task, TaskSource
 from nbagent_bixbench.capsule import Unpacked, unpack
-from nbagent_bixbench.grade import KeyVerifier
-from nbagent_bixbench.rows import Row, read_rows
+from nbagent_bixbench.hub import HubSet, is_hub_name
+from nbagent_bixbench.modes import ask, default_mode, task_of
+from nbagent_bixbench.rows import holds_rows, read_rows, rows_file
+from nbagent_bixbench.types import Row
+
+BUCKET = "hf://buckets/EdisonScientific/bixbench-hypothesis-capsules"
+"""Where the capsules of BixBench-Hypothesis lie."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a set was found."""
+
+    rows: Path
+    """Its file of rows."""
+    location: str
+    """Under which the same rows are found again."""
+    hub: HubSet | None = None
+    """The set on the hub, where it came from there."""
+
+    def open(self, cache: Path | None, rows: Sequence[Row] | None = None) -> BixBenchSource:
+        """The set; `rows` in place of those of the file, which then may have problems. Raises TaskFormatError."""
+        kept = capsule_cache() if self.hub is not None and cache is None else cache
+        return BixBenchSource(self.rows, self.location, kept, self.hub, rows)
+
+
+def locate(location: str) -> Located | None:
+    """The set in a folder or file of rows, or on the hub (`OWNER/NAME[@REVISION]`); None for other locations."""
+    path = Path(location)
+    if path.is_file():
+        named = path.suffix == ".jsonl" and path.name.startswith("BixBench")
+        return Located(path, location) if named or holds_rows(path) else None
+    if path.is_dir():
+        file = rows_file(path)
+        return Located(file, location) if file is not None else None
+    if not is_hub_name(location):
+        return None
+    hub = HubSet(location)
+    file = rows_file(hub.folder)
+    if file is None:
+        raise TaskFormatError(f"{location}: the set on the hub holds no rows of a schema that is known")
+    return Located(file, hub.pinned, hub)
 
 
 def open_source(location: str, cache: Path | None = None) -> TaskSource | None:
-    """The set at a folder that holds `BixBench.jsonl` (or one `BixBench-*.jsonl`), or at that file; else None."""
-    path = Path(location)
-    if path.is_file() and path.suffix == ".jsonl" and path.name.startswith("BixBench"):
-        return BixBenchSource(path, location, cache)
-    if not path.is_dir():
-        return None
-    if (path / "BixBench.jsonl").is_file():
-        return BixBenchSource(path / "BixBench.jsonl", location, cache)
-    others = sorted(path.glob("BixBench-*.jsonl"))
-    if len(others) > 1:
-        raise TaskFormatError(f"{location}: holds {', '.join(x.name for x in others)}; name one of them")
-    return BixBenchSource(others[0], location, cache) if others else None
+    """The set that `locate` finds, its rows read; None for other locations."""
+    located = locate(location)
+    return located.open(cache) if located is not None else None
+
+
+def capsule_cache() -> Path:
+    """Where unpacked capsules are kept for good: below NBAGENT_CACHE, or else below the user's cache folder."""
+    named = os.environ.get("NBAGENT_CACHE")
+    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nbagent"
+    return base / "capsules"
 
 
 class BixBenchSource:
     """A set in BixBench's format. Opening it reads the rows; asking for its tasks unpacks the capsules, once."""
 
-    def __init__(self, path: Path, location: str, cache: Path | None) -> None:
-        self._path = path
-        self._location = location
-        self._rows = read_rows(path)
+    def __init__(
+        self,
+        path: Path,
+        location: str,
+        cache: Path | None,
+        hub: HubSet | None = None,
+        rows: Sequence[Row] | None = None,
+    ) -> None:
+        self.path = path
+        """The file of rows."""
+        self._location, self._hub = location, hub
+        self._rows = read_rows(path) if rows is None else rows
         self._tasks: list[Task] | None = None
         if cache is None:
             cache = Path(tempfile.mkdtemp(prefix="nbagent-capsules-"))
             weakref.finalize(self, shutil.rmtree, cache, ignore_errors=True)
         self._cache = cache
+        self._capsules: dict[str, Unpacked] = {}
 
     @property
     def name(self) -> str:
-        """Name of the folder."""
-        return self._path.parent.resolve().name
+        """Name of the folder, or of the set on the hub."""
+        return self._hub.name if self._hub else self.path.parent.resolve().name
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -57,41 +111,73 @@ class BixBenchSource:
         return self._rows
 
     def tasks(self) -> Sequence[Task]:
-        """All tasks in the file's order.
+        """All tasks in the file's order, as open questions (or hypotheses, where the set asks nothing else).
 
         Raises:
             TaskFormatError: a capsule cannot be used; names its zip and the row.
             StorageError: the disk is full.
         """
         if self._tasks is None:
-            capsules: dict[str, Unpacked] = {}
-            self._tasks = [self._task(row, capsules) for row in self._rows]
+            capsules = self.capsules(self._rows)
+            self._tasks = [
+                task_of(
+                    ask(row, default_mode(row)),
+                    capsules[row.data_folder].data,
+                    find_reference(capsules[row.data_folder].notebooks, row.question_id),
+                )
+                for row in self._rows
+            ]
         return self._tasks
+
+    def capsules(self, rows: Sequence[Row], progress: Callable[[], None] = lambda: None) -> Mapping[str, Unpacked]:
+        """The capsules of some rows by `data_folder`, fetched and unpacked where they are not there yet.
+
+        Args:
+            rows: of this set.
+            progress: is called for each capsule.
+
+        Raises:
+            TaskFormatError: a capsule cannot be used; names its zip and the row.
+            StorageError: the disk is full.
+        """
+        first = {row.data_folder: row for row in reversed(rows)}
+        if self._hub is not None:
+            self._hub.fetch([name for name in first if name not in self._capsules])
+        secrets = defaultdict[str, set[str]](set)
+        for row in self._rows:
+            secrets[row.data_folder].update(row.secrets)
+        for name, row in first.items():
+            if name not in self._capsules:
+                try:
+                    self._capsules[name] = unpack(self.capsule_path(row), self._cache, secrets=secrets[name])
+                except TaskFormatError as error:
+                    raise TaskFormatError(f"{error} (asked for by {self.path.name}:{row.line})") from error
+            progress()
+        return self._capsules
+
+    def capsule_path(self, row: Row) -> Path:
+        """Where a row's capsule lies.
+
+        Raises:
+            TaskFormatError: it is not there.
+        """
+        # A set on the hub may keep its rows in a folder of their own.
+        for base in {self.path.parent: 0, (self._hub.folder if self._hub else self.path.parent): 0}:
+            for path in (base / row.data_folder, base / f"{row.data_folder}.zip"):
+                if path.exists():
+                    return path
+        path = self.path.parent / row.data_folder
+        if row.question:
+            raise TaskFormatError(f"{path}: capsule not found; it belongs beside the file of questions")
+        raise TaskFormatError(
+            f"{path}: capsule not found; the capsules of BixBench-Hypothesis lie in a bucket: "
+            f"`hf sync {BUCKET} FOLDER`, put the file of rows there too, and give FOLDER"
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         """Kind, location, number of tasks, SHA-256 of the file of questions."""
-        digest = hashlib.sha256(self._path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
         return {"kind": "bixbench", "location": self._location, "number": len(self._rows), "sha256": digest}
-
-    def _task(self, row: Row, capsules: dict[str, Unpacked]) -> Task:
-        if row.data_folder not in capsules:
-            if Path(row.data_folder).name != row.data_folder:
-                raise TaskFormatError(f"{self._path}:{row.line}: data_folder {row.data_folder!r} must be a file name")
-            try:
-                capsules[row.data_folder] = unpack(self._path.parent / row.data_folder, self._cache)
-            except TaskFormatError as error:
-                raise TaskFormatError(f"{error} (asked for by {self._path.name}:{row.line})") from error
-        capsule = capsules[row.data_folder]
-        return Task(
-            task_id=row.question_id,
-            question=row.question,
-            capsule=capsule.data,
-            verifier=KeyVerifier(row.ideal, row.eval_mode),
-            family=row.categories[0] if row.categories else "",
-            seed=int.from_bytes(hashlib.sha256(row.question_id.lower().encode()).digest()[:4]),
-            reference=find_reference(capsule.notebooks, row.question_id),
-            key=row.ideal,
-        )
 
 
 def find_reference(notebooks: Path, question_id: str) -> Path | None:

@@ -1,0 +1,197 @@
+"""What goes when room is short, and the record of it.
+
+A prompt is made of items, oldest first: cells, or exchanges. An item stands whole, as one line, or not at all; some
+are protected and shrink through forms of their own instead. Elision comes in batches: nothing goes until what stands
+passes a high-water mark, then the oldest items go until a low-water mark is reached. Where the marks are passed is
+found by walking through the items from the first one, so that it depends on nothing but them, and the next prompt, one
+item later, finds the same places: prompts stay prefixes of each other from batch to batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from nbagent_context.types import Count, Elision, Level
+
+HIGH, LOW = 3 / 4, 1 / 2
+"""Water marks, as shares of the room that the items have."""
+LINES = 1 / 3
+"""Share of what stands at the low-water mark that lines of old items may take."""
+SURVIVES_CHARS = 200
+"""Characters that are left of a protected text at the least, head and tail."""
+COUNTED_CHARS = 20_000
+"""Characters from which the tokens of a longer text are estimated, for the record of what its elision saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One way to show an item."""
+
+    texts: tuple[str, ...]
+    what: str = ""
+    """What was cut, e.g. `output of`; '' with level None."""
+    level: Level | None = None
+    """None: nothing was cut."""
+    why: str = ""
+
+    def tokens(self, count: Count) -> int:
+        """Sum over the texts."""
+        return sum([count(text) for text in self.texts])
+
+
+@dataclass(slots=True)
+class Forms:
+    """An item at every length; made once for each content, and counted once for each counter."""
+
+    full: Form
+    """With nothing cut; what the record of savings compares with."""
+    whole: Form
+    """While there is room."""
+    line: Form
+    """When there is less."""
+    _counted: tuple[Count, tuple[int, int, int]] | None = field(default=None, init=False, repr=False)
+
+    def sizes(self, count: Count) -> tuple[int, int, int]:
+        """Tokens of full, whole, line."""
+        counted = self._counted
+        if counted is None or counted[0] != count:
+            full = sum([full_tokens(text, count) for text in self.full.texts])
+            counted = count, (full, self.whole.tokens(count), self.line.tokens(count))
+            self._counted = counted
+        return counted[1]
+
+
+@dataclass(slots=True)
+class Item:
+    """A cell or an exchange, in its place."""
+
+    name: str
+    kept: Forms
+    protected: tuple[Form, ...] = ()
+    """Of a protected item, largest first: it is never dropped, and its other forms are not used."""
+    shown: Form | None = field(default=None, init=False)
+    """What was settled on; None: dropped."""
+
+
+def settle(
+    items: Sequence[Item], room: int, mark: int, per_item: int, count: Count, marks: tuple[float, float] = (HIGH, LOW)
+) -> tuple[int, bool]:
+    """Choose how each item is shown: sets their `shown`.
+
+    Args:
+        items: oldest first.
+        room: tokens.
+        mark: tokens of the line that stands for items left out in a row.
+        per_item: tokens an item takes beside its texts.
+        count: of texts.
+        marks: high- and low-water mark, as shares of the room.
+
+    Returns:
+        The tokens of what is shown, marks not counted, and whether it fits, marks included.
+    """
+    loose = [item for item in items if not item.protected]
+    kept = [item for item in items if item.protected]
+    sizes = [item.kept.sizes(count) for item in loose]
+    whole = [size[1] + per_item for size in sizes]
+    lines = [min(size[2] + per_item, one) for size, one in zip(sizes, whole, strict=True)]
+    taken = 0
+    for item in kept:
+        item.shown = item.protected[0]
+        taken += item.shown.tokens(count) + per_item
+    standing = _choose(loose, whole, lines, int(room * marks[0]), int(room * marks[1]))
+    gaps = mark * _runs_left_out(items)
+    for item in kept:
+        for form in item.protected[1:]:
+            if taken + standing + gaps <= room:
+                break
+            assert item.shown is not None
+            taken += form.tokens(count) - item.shown.tokens(count)
+            item.shown = form
+    limit = room - taken
+    while (over := taken + standing + gaps - room) > 0 and any(item.shown for item in loose):
+        limit = min(limit, standing) - over
+        standing = _choose(loose, whole, lines, limit, limit, share=1)
+        gaps = mark * _runs_left_out(items)
+    return taken + standing, over <= 0
+
+
+def _runs_left_out(items: Sequence[Item]) -> int:
+    gone = [item.shown is None for item in items]
+    return sum([now and not before for now, before in zip(gone, [False, *gone], strict=False)]) if any(gone) else 0
+
+
+def _choose(
+    items: Sequence[Item], whole: list[int], lines: list[int], high: int, low: int, share: float = LINES
+) -> int:
+    dropped, lined = batches(whole, lines, high, low, share)
+    for number, item in enumerate(items):
+        if number >= lined:
+            item.shown = item.kept.whole
+        elif number < dropped:
+            item.shown = None
+        else:
+            item.shown = item.kept.line if lines[number] < whole[number] else item.kept.whole
+    return sum(lines[dropped:lined]) + sum(whole[lined:])
+
+
+def batches(whole: Sequence[int], lines: Sequence[int], high: int, low: int, share: float = LINES) -> tuple[int, int]:
+    """How many of the first items are dropped, and how many are at most a line (the dropped ones included).
+
+    Args:
+        whole: tokens of each item.
+        lines: tokens of each as one line.
+        high: nothing goes before so many tokens stand.
+        low: then items go until no more than so many do.
+        share: of `low` that lines may take while there are whole items.
+    """
+    dropped = lined = total = of_lines = 0
+    for number, tokens in enumerate(whole):
+        total += tokens
+        if total <= high:
+            continue
+        while total > low and dropped <= number:
+            if dropped < lined and (of_lines > low * share or lined > number):
+                total -= lines[dropped]
+                of_lines -= lines[dropped]
+                dropped += 1
+            else:
+                total -= whole[lined] - lines[lined]
+                of_lines += lines[lined]
+                lined += 1
+    return dropped, lined
+
+
+def record(items: Sequence[Item], noun: str, count: Count) -> list[Elision]:
+    """What was cut, one entry for each kind of cut with the items it struck; `noun` is what items are called.
+
+    One entry for each item would make the log of a long attempt grow with the square of its length.
+    """
+    found: dict[tuple[str, Level, str], list[tuple[str, int]]] = {}
+    for item in items:
+        shown = item.shown
+        if shown is None:
+            found.setdefault(("", "dropped", "budget"), []).append((item.name, item.kept.sizes(count)[0]))
+        elif shown.level is not None:
+            full, whole, line = item.kept.sizes(count)
+            tokens = whole if shown is item.kept.whole else line if shown is item.kept.line else shown.tokens(count)
+            found.setdefault((shown.what, shown.level, shown.why), []).append((item.name, full - tokens))
+    return [
+        Elision(_subject(what, noun, [name for name, _ in struck]), level, sum(saved for _, saved in struck), why)
+        for (what, level, why), struck in found.items()
+    ]
+
+
+def full_tokens(text: str, count: Count) -> int:
+    """Tokens of a text that was cut; of a long one estimated from its beginning, since encoding it takes seconds."""
+    if len(text) <= COUNTED_CHARS:
+        return count(text)
+    return count(text[:COUNTED_CHARS]) * len(text) // COUNTED_CHARS
+
+
+def _subject(what: str, noun: str, names: Sequence[str]) -> str:
+    """`output of c3`, `cell c4`, `output of 12 cells, c1 to c20`."""
+    if len(names) == 1:
+        return f"{what} {names[0]}" if what else f"{noun} {names[0]}"
+    many = f"{len(names)} {noun}s, {names[0]} to {names[-1]}"
+    return f"{what} {many}" if what else many
