@@ -141,7 +141,7 @@ async def measure(quick: bool, peer: AviaryPeer | None, made: list[Row]) -> None
     add(row(what, together, 1, unit="s", peers={"AsyncKernelManager": seconds}, limit=6, note=note))
 
     peers = {"AsyncKernelManager": await rows.memory_managed(1 if quick else 3) / 1e6}
-    idle = await rows.memory_ours(5 if quick else 20) / 1e6
+    idle = await rows.memory_ours(20) / 1e6
     add(Row("memory of an idle session with scanpy (PSS)", idle, "MB", peers=peers, limit=45))
 
     theirs_lost = rows.losses_aviary(peer, 3) if peer is not None else {}
