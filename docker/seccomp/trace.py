@@ -74,4 +74,4 @@ if __name__ == "__main__":
     for name in chosen:
         found[name] = traced(*WORKLOADS[name])
         print(f"{name}: {len(found[name])} system calls", flush=True)
-    file.write_text(json.dumps(found, indent=1) + "\n")
+        file.write_text(json.dumps(found, indent=1) + "\n")

@@ -1,7 +1,11 @@
 """A Jupyter kernel over ipc sockets: cells, a plot, an interrupt, a shell command, a fork. Argument: python or r."""
 
+import contextlib
+import os
+import queue
 import sys
 import tempfile
+from pathlib import Path
 
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
@@ -37,11 +41,16 @@ def main(language):
     assert reply["content"]["status"] == "ok", reply["content"]
     assert "display_data" in shown, shown
     if language == "python":
-        waiting = client.execute("import time; print(1, flush=True); time.sleep(60)")
-        while client.get_iopub_msg(timeout=60)["header"]["msg_type"] != "stream":
-            pass
-        manager.interrupt_kernel()
-        answer = client.get_shell_msg(timeout=60)
+        os.mkfifo("/tmp/begun")
+        waiting = client.execute("import time; open('/tmp/begun', 'w').close(); time.sleep(600)")
+        # Opens when the cell does.
+        Path("/tmp/begun").read_bytes()
+        # Slowed by strace, a kernel may miss the first.
+        while True:
+            manager.interrupt_kernel()
+            with contextlib.suppress(queue.Empty):
+                answer = client.get_shell_msg(timeout=5)
+                break
         assert answer["parent_header"]["msg_id"] == waiting
         assert answer["content"]["ename"] == "KeyboardInterrupt"
     client.stop_channels()
