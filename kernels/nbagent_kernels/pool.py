@@ -255,7 +255,8 @@ class KernelPool:
         if time.monotonic() - when > MEASURED_S:
             taken = await asyncio.to_thread(kernels_bytes)
             self._measured = time.monotonic(), taken
-        each = taken // max(len(self._handed) + len(self._spare), 1)
+        # What is coming up counts here too: in a burst the server's own memory would else be one session's.
+        each = taken // (len(self._handed) + len(self._spare) + coming)
         return spare >= coming * max(each, LEAST_BYTES)
 
     async def _start(self, spec: SessionSpec) -> LiveSession:
