@@ -63,6 +63,10 @@ def test_a_named_tokenizer_counts_for_an_endpoint_and_is_marked_inexact(tokenize
 
 
 def test_images_are_for_endpoints(tokenizer):
+    from nbagent_training.recipe import TrainRecipe
+
+    with pytest.raises(ValueError, match="training on images is not supported"):
+        TrainRecipe(agent={"images": True})
     with pytest.raises(UsageError, match="training on images is not supported"):
         PromptBuilder(tokenizer, 512, 100, image_tokens=1100)
     assert PromptBuilder(None, 512, 100, image_tokens=1100).budget().image_tokens == 1100
