@@ -27,7 +27,9 @@ def rules(condition: dict[str, Any]) -> list[dict[str, Any]]:
         else {"index": condition["argument"], "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
         for value in condition["values"]
     ]
-    return [{"names": [condition["call"]], "action": "SCMP_ACT_ALLOW", "args": [each]} for each in compare]
+    allow: dict[str, Any] = {"action": "SCMP_ACT_ALLOW"}
+    answer = {"action": "SCMP_ACT_ERRNO", "errnoRet": condition["errno"]} if "errno" in condition else allow
+    return [{"names": [condition["call"]], **answer, "args": [each]} for each in compare]
 
 
 def make(families: dict[str, Any], traced: dict[str, list[str]]) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def make(families: dict[str, Any], traced: dict[str, list[str]]) -> dict[str, An
         "archMap": [{"architecture": name, "subArchitectures": []} for name in ARCHITECTURES],
         "syscalls": [
             {"names": sorted(allowed | (seen - absent - denied - conditional)), "action": "SCMP_ACT_ALLOW"},
-            *(rule for condition in families["condition"] for rule in rules(condition)),
+            *(rule for condition in [*families["condition"], *families["refusal"]] for rule in rules(condition)),
             {"names": sorted(absent), "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS},
         ],
     }

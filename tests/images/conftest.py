@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def image(client: Any) -> Callable[[str], Image]:
 
 @pytest.fixture(scope="session")
 def small(client: Any) -> Iterator[Recipe]:
-    """A recipe that is quickly built, and all that was built from it removed at the end."""
-    recipe = Recipe("test", "kernel only", ("python",), "kernel")
+    """A recipe that shares all but its last layer with the image r; what was built from it is removed at the end."""
+    recipe = replace(RECIPES["r"], name="test")
     yield recipe
     for tagged in client.images.list(recipe.tag):
         client.images.remove(tagged.id, force=True)

@@ -18,6 +18,8 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import shared_memory
 from pathlib import Path
 
+import zmq
+
 
 def square(n):
     return n * n
@@ -111,6 +113,8 @@ def sockets():
     listener.close()
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as plain:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with zmq.Context() as context, context.socket(zmq.REP) as bound:
+        bound.bind_to_random_port("tcp://127.0.0.1")
     left, right = socket.socketpair()
     socket.send_fds(left, [b"fd"], [0])
     os.close(socket.recv_fds(right, 10, 1)[1][0])
