@@ -55,6 +55,7 @@ async def branch_kernel(
     said: collections.deque[str] = collections.deque(maxlen=SAID_MESSAGES)
 
     def listener(message: Message) -> bool:
+        """Take the first word of the kernel on its branch."""
         said.append(str(message.content.get("text", ""))[-SAID_CHARS:])
         return True
 
