@@ -55,7 +55,7 @@ async def branch_kernel(
     said: collections.deque[str] = collections.deque(maxlen=SAID_MESSAGES)
 
     def listener(message: Message) -> bool:
-        """Take the first word of the kernel on its branch."""
+        """Keep what the branch says last, for the error where it does not come up."""
         said.append(str(message.content.get("text", ""))[-SAID_CHARS:])
         return True
 
