@@ -18,7 +18,9 @@ from nbagent_images.recipe import RECIPE_FOLDER
 PUBLIC_BASE = "debian:bookworm-20250520-slim"
 """Debian's own image on Docker Hub, by date."""
 
-UNPACKED = ("man", "locale", "doc")
+DOCKERFILE = RECIPE_FOLDER / "Dockerfile.debian"
+LEFT_OUT = ("man/*/*", "locale/*", "doc/*")
+"""Files below /usr/share. Folders of man pages stay, because Java's package links into them."""
 
 
 def debian(client: Any, packages: Sequence[str], base: str | None, fresh: bool, progress: Progress) -> Image:
@@ -34,7 +36,8 @@ def debian(client: Any, packages: Sequence[str], base: str | None, fresh: bool, 
         BuildFailed: a package is missing, or there is no mmdebstrap.
     """
     origin = base or "mmdebstrap"
-    tag = hashlib.sha256("\n".join((origin, *packages)).encode()).hexdigest()[:12]
+    parts = (origin, *packages, *LEFT_OUT, DOCKERFILE.read_text(encoding="utf-8"))
+    tag = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
     name = f"{DEBIAN_LAYER}:{tag}"
     found = None if fresh else find(client, name)
     if found is not None:
@@ -44,7 +47,7 @@ def debian(client: Any, packages: Sequence[str], base: str | None, fresh: bool, 
         _bootstrap(client, packages, tag, progress)
     else:
         with tempfile.TemporaryDirectory(prefix="nbagent-build-") as scratch:
-            shutil.copy2(RECIPE_FOLDER / "Dockerfile.debian", Path(scratch, "Dockerfile"))
+            shutil.copy2(DOCKERFILE, Path(scratch, "Dockerfile"))
             arguments = {"BASE": base, "PACKAGES": " ".join(packages)}
             build(client, Path(scratch), name, arguments, {BASE_LABEL: origin}, None, "Debian packages", progress)
     made = find(client, name)
@@ -61,7 +64,7 @@ def _bootstrap(client: Any, packages: Sequence[str], tag: str, progress: Progres
     with tempfile.TemporaryDirectory(prefix="nbagent-build-") as scratch:
         tar = Path(scratch, "base.tar")
         command = ["mmdebstrap", "--variant=apt", "--include", ",".join(packages)]
-        command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in UNPACKED]
+        command += [f"--dpkgopt=path-exclude=/usr/share/{names}" for names in LEFT_OUT]
         command += ['--aptopt=APT::Install-Recommends "false"', "bookworm", str(tar)]
         follow([*command, str(RECIPE_FOLDER / "debian.sources")], "Debian packages", progress)
         progress("Debian packages", "handing them to the engine")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import deque
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,21 @@ def build(
                 progress(step, line)
 
 
-def prune(client: Any) -> None:
-    """Remove what newer builds replaced: their stages, images without a name, layers below no image. Only our own."""
+def prune(client: Any, older_than_s: float = 3600) -> None:
+    """Remove what newer builds replaced: their stages, images without a name, layers below no image. Only our own.
+
+    Args:
+        client: a docker.DockerClient.
+        older_than_s: younger layers stay, because another build may be about to use them.
+    """
     for label in (STAGE_LABEL, IMAGE_LABEL):
         client.images.prune(filters={"dangling": True, "label": label})
     used = [_layers(image) for image in client.images.list(filters={"label": IMAGE_LABEL})]
+    before = datetime.now(UTC) - timedelta(seconds=older_than_s)
     for image in (image for name in (DEBIAN_LAYER, PYTHON_LAYER) for image in client.images.list(name)):
         mine = _layers(image)
-        if not any(layers[: len(mine)] == mine for layers in used):
+        made = datetime.fromisoformat(image.attrs["Created"][:19]).replace(tzinfo=UTC)
+        if made < before and not any(layers[: len(mine)] == mine for layers in used):
             for tag in image.tags:
                 client.images.remove(tag)
 

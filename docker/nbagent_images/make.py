@@ -38,23 +38,25 @@ def make(
     if machine not in MACHINES:
         raise BuildFailed(f"images are for x86_64 only, and this engine's machine is {machine}")
     packages = recipe.packages() + sorted(extra.removeprefix(APT) for extra in extras if extra.startswith(APT))
-    below = debian(client, packages, base, fresh, progress)
-    stack = python(client, recipe, below, fresh, progress)
-    with tempfile.TemporaryDirectory(prefix="nbagent-build-") as scratch:
-        context = Path(scratch)
-        (context / "extras").mkdir()
-        wanted = [extra for extra in extras if not extra.startswith(APT)]
-        requirements = collect(recipe, wanted, context / "extras", progress)
-        given = [*requirements, *(extra for extra in extras if extra.startswith(APT))]
-        fill(context, recipe, requirements, given)
-        labels = {
-            IMAGE_LABEL: recipe.name,
-            RECIPE_LABEL: recipe.digest(),
-            BASE_LABEL: below.labels.get(BASE_LABEL, ""),
-            EXTRAS_LABEL: " ".join(given),
-        }
-        build(client, context, recipe.tag, {"BASE": stack.id}, labels, "none", "image", progress)
-    prune(client)
+    try:
+        below = debian(client, packages, base, fresh, progress)
+        stack = python(client, recipe, below, fresh, progress)
+        with tempfile.TemporaryDirectory(prefix="nbagent-build-") as scratch:
+            context = Path(scratch)
+            (context / "extras").mkdir()
+            wanted = [extra for extra in extras if not extra.startswith(APT)]
+            requirements = collect(recipe, wanted, context / "extras", progress)
+            given = [*requirements, *(extra for extra in extras if extra.startswith(APT))]
+            fill(context, recipe, requirements, given)
+            labels = {
+                IMAGE_LABEL: recipe.name,
+                RECIPE_LABEL: recipe.digest(),
+                BASE_LABEL: below.labels.get(BASE_LABEL, ""),
+                EXTRAS_LABEL: " ".join(given),
+            }
+            build(client, context, recipe.tag, {"BASE": stack.id}, labels, "none", "image", progress)
+    finally:
+        prune(client)
     made = find(client, recipe.tag)
     assert made is not None
     return made

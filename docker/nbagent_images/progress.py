@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -12,7 +13,9 @@ from nbagent_images.errors import BuildFailed
 Progress = Callable[[str, str], None]
 """Called with a step (`wheels`) and the newest line of it."""
 
-LAST_LINES = 15
+LAST_LINES = 50
+LINE_LENGTH = 200
+ERROR = re.compile(r"^(ERROR|E:)|\berror\b")
 
 
 def follow(command: Sequence[str], step: str, progress: Progress, cwd: Path | None = None) -> None:
@@ -38,6 +41,6 @@ def follow(command: Sequence[str], step: str, progress: Progress, cwd: Path | No
 
 
 def quoted(lines: Sequence[str]) -> str:
-    """The last lines of a program, those that say what went wrong first if they are marked."""
-    marked = [line.strip() for line in lines if line.lstrip().startswith(("ERROR", "E:"))]
-    return " | ".join(marked or [line for line in lines if line.strip()]) or "it said nothing"
+    """The last lines of a program, cut short; only those that are marked as errors, if any are."""
+    cut = [line.strip()[:LINE_LENGTH] for line in lines if line.strip()]
+    return " | ".join([line for line in cut if ERROR.search(line)] or cut[-10:]) or "it said nothing"

@@ -24,7 +24,8 @@ Run = Callable[..., tuple[int, str]]
 def own(client: Any, made: Made) -> str:
     """The name of an image that could be the user's."""
     made()
-    return next(tag for image in client.images.list("nbagent-base") for tag in image.tags)
+    smallest = min(client.images.list(DEBIAN_LAYER), key=lambda image: int(image.attrs["Size"]))
+    return str(smallest.tags[0])
 
 
 def test_an_image_says_what_it_is(made: Made, small: Recipe, client: Any) -> None:
@@ -43,6 +44,8 @@ def test_builds_leave_no_stages(made: Made, client: Any) -> None:
     client.api.import_image_from_data(bytes(1024), repository=DEBIAN_LAYER, tag="of-no-image")
     client.api.import_image_from_data(bytes(1024), repository="not-ours", tag="of-no-image")
     prune(client)
+    assert find(client, f"{DEBIAN_LAYER}:of-no-image") is not None
+    prune(client, older_than_s=-60)
     try:
         assert find(client, f"{DEBIAN_LAYER}:of-no-image") is None
         assert find(client, "not-ours:of-no-image") is not None
@@ -57,6 +60,10 @@ def test_places_are_there_and_the_root_cannot_be_written(made: Made, run: Run) -
     assert status == 1
     assert printed.startswith("/data\n/nbagent\n/wheels\n/work\n")
     assert "Read-only file system" in printed
+
+
+def test_no_program_changes_who_runs_it(made: Made, run: Run) -> None:
+    assert run(made().id, ["sh", "-c", "find / -xdev -type f -perm /6000 2> /dev/null; true"]) == (0, "")
 
 
 def test_extras_come_from_a_folder_of_wheels_and_from_debian(
@@ -80,6 +87,7 @@ def test_an_extra_that_is_nowhere(client: Any, small: Recipe, own: str, made: Ma
         made(str(tmp_path))
     with pytest.raises(BuildFailed, match="Unable to locate package no-such-package"):
         make(client, small, own, ["apt:no-such-package"], False, print)
+    assert client.images.list(filters={"dangling": True, "label": STAGE_LABEL}) == []
 
 
 def test_a_base_that_is_nowhere(client: Any, small: Recipe) -> None:
