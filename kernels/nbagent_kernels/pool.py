@@ -282,9 +282,14 @@ class KernelPool:
         if not await self._room():
             return
         try:
-            self._spare.append(await self._start(self.spec))
+            session = await self._start(self.spec)
         except KernelError as error:
             _log.warning("no warm session: %s", error)
+        else:
+            # No longer coming up from here on: who takes it at once has the next one started.
+            if (this := asyncio.current_task()) is not None:
+                self._warming.discard(this)
+            self._spare.append(session)
         self._changed.set()
 
     def _fitting(self, wanted: SessionSpec) -> LiveSession | None:

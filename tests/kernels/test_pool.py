@@ -207,3 +207,12 @@ async def test_warm_sessions_give_way_where_memory_is_short():
         assert not other.done()
         await first.close()
         assert (await (await other).execute("1")).status == "ok"
+
+
+async def test_a_warm_session_that_is_taken_at_once_is_replaced():
+    async with KernelPool(4, warm=1, spec=SPEC) as kernels:
+        for _ in range(4):
+            async with asyncio.timeout(30):
+                while not kernels._spare:
+                    await asyncio.sleep(0)
+            await kernels.acquire()
