@@ -95,13 +95,15 @@ def test_nothing_that_an_agent_wrote_is_live_and_keys_are_not_shown(tmp_path):
     assert "&lt;script&gt;" in text
 
 
-def test_published_scores_stand_beside_runs_asked_the_same_way(run):
+def test_published_scores_stand_beside_bixbench_asked_the_same_way(run):
+    assert "best of the paper" not in write_report(run).page.read_text(), "these are other questions"
+    asked = Result("bix-1-q1", 0, "open", "str_verifier", "1", "1", C)
+    write_results(run / "results.jsonl", [asked])
     text = write_report(run).page.read_text()
     assert "best of the paper" in text
     assert "GPT-4o" not in text, "zero-shot scores belong to zero-shot runs"
-    write_results(
-        run / "results.jsonl", [Result("q", 0, "mcq", "str_verifier", "tA", "A", C, options=FOUR, setting="zero-shot")]
-    )
+    guessed = Result("Bix-1-q2", 0, "mcq", "str_verifier", "tA", "A", C, options=FOUR, setting="zero-shot")
+    write_results(run / "results.jsonl", [guessed])
     text = write_report(run).page.read_text()
     assert "GPT-4o" in text
     assert "36.1 %" in text

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 from nbagent_bixbench.results import Mode, Setting
+
+PUBLISHED_ID = re.compile(r"bix-\d+-q\d+", re.IGNORECASE)
+"""Ids of BixBench's questions: scores are shown beside those alone."""
 
 
 @dataclass(frozen=True, slots=True)

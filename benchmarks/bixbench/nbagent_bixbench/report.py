@@ -20,7 +20,7 @@ from nbagent.score_table import interval, percent
 from nbagent.stats import Estimate
 from nbagent_bixbench.charts import Line, line_plot
 from nbagent_bixbench.policies import POLICIES
-from nbagent_bixbench.published_scores import PublishedScore, published_scores
+from nbagent_bixbench.published_scores import PUBLISHED_ID, PublishedScore, published_scores
 from nbagent_bixbench.regrade import regrade
 from nbagent_bixbench.results import Mode, Result, Setting, read_results, results_path
 from nbagent_bixbench.summary import Summary, Tally, summarize, summary_json, tally
@@ -125,7 +125,9 @@ def _parts(results: Sequence[Result], without_data: Sequence[Result]) -> Iterato
             rows = [row for row in results if row.mode == mode and row.setting == setting]
             if rows:
                 policies = {policy: tally(regrade(rows, policy)) for policy in POLICIES} if mode != "hypothesis" else {}
-                known = tuple(s for s in published_scores() if s.mode == mode and s.setting == setting)
+                # Beside other questions a published score would say nothing, and look as if it did.
+                theirs = all(PUBLISHED_ID.fullmatch(row.question_id) for row in rows)
+                known = tuple(s for s in published_scores() if theirs and s.mode == mode and s.setting == setting)
                 # Questions are not marked as guessable by the very attempts that are reported.
                 marks = without_data if setting == "agentic" else []
                 yield Part(mode, setting, summarize(rows, marks), policies, known, tuple(rows))
