@@ -19,9 +19,13 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from nbagent.samples import StepSample
+from nbagent.rollouts import Group
+from nbagent.samples import CallKind, StepSample, samples
+
+if TYPE_CHECKING:  # the recipe knows the models made from scratch, and they know torch
+    from nbagent_training.recipe import Grpo
 
 Sigma = Literal["group", "none"]
 EPSILON = 1e-4
@@ -39,6 +43,10 @@ class TrainingRow:
     """A_{i,t}."""
     weight: float
     """w_t / (N · L_i): each completion token's share of the batch's loss."""
+    version: int = 0
+    """Version of the weights that sampled it."""
+    kind: CallKind = "action"
+    """What the call wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +68,27 @@ def group_statistics(rewards: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1))
 
 
+def batch_of(groups: Sequence[Group], settings: Grpo) -> Batch:
+    """The rows of an update: the groups' model calls with their advantages and weights.
+
+    Args:
+        groups: without infrastructure failures.
+        settings: grouping, discount, sigma and weights.
+    """
+    rows = [row for group in groups for trajectory in group.trajectories for row in samples(trajectory)]
+    batch = trajectory_batch(
+        rows,
+        gamma=settings.gamma,
+        sigma=settings.sigma,
+        mask_truncated=settings.mask_truncated,
+        summary_weight=settings.summary_weight,
+    )
+    batch.stats["completion_tokens"] = float(sum(len(row.completion_ids) for row in rows))
+    return batch
+
+
 def trajectory_batch(
-    samples: Sequence[StepSample],
+    calls: Sequence[StepSample],
     *,
     gamma: float = 1.0,
     sigma: Sigma = "group",
@@ -71,7 +98,7 @@ def trajectory_batch(
     """Advantages and weights under grouping `trajectory`.
 
     Args:
-        samples: all rows of all valid trajectories; infrastructure failures have none and so enter nothing.
+        calls: all rows of all valid trajectories; infrastructure failures have none and so enter nothing.
         gamma: discount per remaining model call.
         sigma: `group` divides by the group's deviation, `none` does not (Dr. GRPO, Liu et al. 2025, arXiv 2503.20783).
         mask_truncated: truncated trajectories stay in the statistics but get no loss (DAPO, Yu et al. 2025,
@@ -81,7 +108,7 @@ def trajectory_batch(
     Groups whose returns are all equal carry no gradient: they are dropped and counted.
     """
     trajectories: dict[str, dict[str, list[StepSample]]] = defaultdict(lambda: defaultdict(list))
-    for sample in samples:
+    for sample in calls:
         trajectories[sample.task_id][sample.rollout_id].append(sample)
     live: dict[str, tuple[float, float]] = {}
     easy = hard = 0
@@ -105,7 +132,7 @@ def trajectory_batch(
         for rollout_id, rows in trajectories[task_id].items()
     }
     rows = []
-    for sample in samples:
+    for sample in calls:
         if sample.task_id not in live:
             continue
         mean, deviation = live[sample.task_id]
@@ -115,7 +142,17 @@ def trajectory_batch(
         if masked or advantage == 0 or not kinds[sample.kind]:
             continue
         weight = kinds[sample.kind] / (len(lengths) * lengths[(sample.task_id, sample.rollout_id)])
-        rows.append(TrainingRow(sample.prompt_ids, sample.completion_ids, sample.logprobs, advantage, weight))
+        rows.append(
+            TrainingRow(
+                sample.prompt_ids,
+                sample.completion_ids,
+                sample.logprobs,
+                advantage,
+                weight,
+                sample.version,
+                sample.kind,
+            )
+        )
     count = len(returns)
     stats = {
         "reward": sum(returns) / count if count else 0.0,
@@ -126,7 +163,7 @@ def trajectory_batch(
         "groups_too_hard": float(hard),
         "trajectories": float(count),
         "rows": float(len(rows)),
-        "summaries": float(sum(sample.kind == "summary" for sample in samples)),
+        "summaries": float(sum(sample.kind == "summary" for sample in calls)),
         "truncated": float(sum(r[0].truncated for group in trajectories.values() for r in group.values())),
     }
     return Batch(rows, stats)

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from nbagent.models.hf import HFModel
-from nbagent.samples import samples
 from nbagent.trajectory import Trajectory
 from nbagent_training.attention import use_dense_attention
 from nbagent_training.checkpoints import last_whole_checkpoint
-from nbagent_training.groups import Batch, trajectory_batch
+from nbagent_training.groups import Batch, batch_of
 from nbagent_training.practice import Practice
 from nbagent_training.recipe import Grpo
 from nbagent_training.trainer import StepGRPOTrainer, settings
@@ -44,18 +43,10 @@ def learn(
         begin = time.monotonic()
         sampler.refresh(update)
         groups = practice.next_groups(recipe.tasks_per_update, update)
-        rows = [row for group in groups for trajectory in group.trajectories for row in samples(trajectory)]
-        batch = trajectory_batch(
-            rows,
-            gamma=recipe.gamma,
-            sigma=recipe.sigma,
-            mask_truncated=recipe.mask_truncated,
-            summary_weight=recipe.summary_weight,
-        )
+        batch = batch_of(groups, recipe)
         batch.stats["infrastructure"] = float(
             len(groups) * practice.group_size - sum(len(g.trajectories) for g in groups)
         )
-        batch.stats["completion_tokens"] = float(sum(len(row.completion_ids) for row in rows))
         batch.stats["malformed"] = float(sum(_malformed(t) for group in groups for t in group.trajectories))
         seconds["rollout_s"] = time.monotonic() - begin
         seconds["update_from"] = time.monotonic()
