@@ -1,21 +1,13 @@
 """Model `openai`: any endpoint that speaks the chat-completions protocol. For scoring; it gives no token ids.
 
-What goes wrong on the way (429, 5xx, a broken connection, silence, an answer that is no JSON) is asked again
-a bounded number of times, with exponential backoff and jitter, or after as long as the server's Retry-After
-says. What asking again cannot mend (a wrong key, an unknown model) fails at once.
-
 What the cap on cost does not cover: tries that the endpoint billed without answering.
 """
 
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import json
 import os
-import random
-import re
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -23,9 +15,9 @@ import httpx
 
 from nbagent.errors import ModelError, UsageError
 from nbagent.models.base import Completion, FinishReason, Prompt, SamplingParams
+from nbagent.models.endpoint import Endpoint, RefusedError, UnreachableError
 
 KEYS = ("NBAGENT_API_KEY", "OPENAI_API_KEY")
-_AGAIN = frozenset({408, 409, 425, 429})
 _FINISH: Mapping[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -39,29 +31,12 @@ class CostCapError(ModelError):
     """The next call could cost more than is left: the run stops, and goes on with a higher cap."""
 
 
-class RefusedError(ModelError):
-    """The endpoint will answer no call of this run: a wrong key, an unknown model."""
-
-
-class UnreachableError(ModelError):
-    """No call was ever answered: the address is wrong or the server is not up."""
-
-
-class _TransientError(Exception):
-    """One try failed in a way that another may not."""
-
-    def __init__(self, what: str, retry_after: float | None = None) -> None:
-        super().__init__(what)
-        self.retry_after = retry_after
-
-
 class OpenAIModel:
     """A remote chat model.
 
     Attributes:
         cost: what the calls so far cost, in the unit of the prices; 0 where no prices were given.
         calls: answered calls so far.
-        retries: tries that failed and were made again.
         stopped: why no further call is made; None while calls may succeed.
     """
 
@@ -114,29 +89,36 @@ class OpenAIModel:
             raise UsageError(f"openai:{url}: not an http(s) address; write openai:https://HOST/v1#MODEL")
         if max_cost is not None and (price_in is None or price_out is None):
             raise UsageError("a cap on cost needs both prices: what a million prompt and completion tokens cost")
-        self._url = url.rstrip("/").removesuffix("/chat/completions")
         self._model = model
         key = api_key or next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._endpoint = Endpoint(
+            url.rstrip("/").removesuffix("/chat/completions"),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            refusal_hint=f"check the key in {' or '.join(KEYS)}" if key else f"set {KEYS[0]}",
+            timeout_s=timeout_s,
+            max_retries=max_retries,
+            backoff_s=backoff_s,
+            max_backoff_s=max_backoff_s,
+        )
         self._context_length, self._tokenizer, self._native_tools = context_length, tokenizer, native_tools
-        self._timeout_s, self._max_retries = timeout_s, max_retries
-        self._backoff_s, self._max_backoff_s = backoff_s, max_backoff_s
         self._prices = (price_in or 0.0, price_out or 0.0)
         self._priced = price_in is not None and price_out is not None
         self._max_cost, self._sends_seed = max_cost, sends_seed
         self._slots = asyncio.Semaphore(concurrency)
-        self._client: httpx.AsyncClient | None = None
         self._reserved = 0.0
-        self._answered = False
         self.cost = 0.0
         self.calls = 0
-        self.retries = 0
         self.stopped: ModelError | None = None
+
+    @property
+    def retries(self) -> int:
+        """Tries that failed and were made again."""
+        return self._endpoint.retries
 
     @property
     def name(self) -> str:
         """The model's name at the endpoint; the address where none was given."""
-        return self._model or self._url
+        return self._model or self._endpoint.url
 
     @property
     def tokenizer(self) -> None:
@@ -177,7 +159,7 @@ class OpenAIModel:
         body = self._body(prompt, params)
         reserved = self._reserve(body, params)
         try:
-            answer = await self._ask("POST", "/chat/completions", body)
+            answer = await self._endpoint.ask("POST", "/chat/completions", body)
         finally:
             self._reserved -= reserved
         completion = _completion(answer)
@@ -191,9 +173,7 @@ class OpenAIModel:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        await self._endpoint.close()
 
     def _body(self, prompt: Prompt, params: SamplingParams) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -228,61 +208,13 @@ class OpenAIModel:
         return sum(count * price for count, price in zip(counts, self._prices, strict=True)) / 1e6
 
     async def _only_model(self) -> str:
-        listed = (await self._ask("GET", "/models", None)).get("data")
+        listed = (await self._endpoint.ask("GET", "/models", None)).get("data")
         names = [str(entry.get("id")) for entry in listed if isinstance(entry, dict)] if listed else []
         if len(names) != 1:
             some = f"{len(names)} models ({', '.join(names[:5])})" if names else "no models"
-            raise RefusedError(f"{self._url}: lists {some}; name one: openai:{self._url}#MODEL")
+            url = self._endpoint.url
+            raise RefusedError(f"{url}: lists {some}; name one: openai:{url}#MODEL")
         return names[0]
-
-    async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-        tries = 0
-        while True:
-            try:
-                return await self._try(method, path, body)
-            except _TransientError as failure:
-                tries += 1
-                wait = min(self._backoff_s * 2.0 ** (tries - 1), self._max_backoff_s)
-                wait *= random.uniform(0.5, 1.0)
-                if failure.retry_after is not None:
-                    wait = failure.retry_after
-                if tries > self._max_retries or wait > self._max_backoff_s:
-                    more = f"; the server asks to wait {wait:.0f} s" if wait > self._max_backoff_s else ""
-                    times = f"{tries} tries" if tries > 1 else "one try"
-                    error = ModelError if self._answered else UnreachableError
-                    raise error(f"{self._url}{path}: {failure} (gave up after {times}{more})") from failure
-                self.retries += 1
-            await asyncio.sleep(wait)
-
-    async def _try(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-        if self._client is None:
-            self._client = httpx.AsyncClient(headers=self._headers, timeout=None, follow_redirects=False)
-        try:
-            # httpx bounds the wait between bytes; a server that trickles would never reach that bound.
-            async with asyncio.timeout(self._timeout_s):
-                response = await self._client.request(method, self._url + path, json=body)
-        except TimeoutError:
-            raise _TransientError(f"no answer within {self._timeout_s:g} s") from None
-        except httpx.TransportError as error:
-            raise _TransientError(f"{type(error).__name__}: {error or 'the connection broke'}") from error
-        self._answered = self._answered or response.status_code < 500
-        if response.status_code in _AGAIN or response.status_code >= 500:
-            raise _TransientError(_status(response), _retry_after(response.headers))
-        if response.status_code in (401, 403):
-            hint = f"set {KEYS[0]}" if not self._headers else f"check the key in {' or '.join(KEYS)}"
-            raise RefusedError(f"{self._url}{path}: {_status(response)}; {hint}")
-        if response.status_code in (400, 413, 422):
-            # One prompt that is too long, or that a filter refuses, says nothing of the others.
-            raise ModelError(f"{self._url}{path}: {_status(response)}")
-        if not response.is_success:
-            raise RefusedError(f"{self._url}{path}: {_status(response)}")
-        try:
-            answer = response.json()
-        except ValueError:
-            raise _TransientError("the answer is not JSON") from None
-        if not isinstance(answer, dict):
-            raise _TransientError("the answer is not a JSON object")
-        return answer
 
 
 def _flat(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -329,25 +261,3 @@ def _text(content: Any) -> str:
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""
-
-
-def _status(response: httpx.Response) -> str:
-    """`HTTP 429 Too Many Requests: what the server said`, on one line."""
-    try:
-        error = response.json()["error"]
-        said = str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, KeyError, TypeError):
-        said = response.text
-    said = " ".join(said.split())[:200]
-    return f"HTTP {response.status_code} {response.reason_phrase}{': ' + said if said else ''}"
-
-
-def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds that Retry-After asks for (a number or a date: RFC 9110 §10.2.3), None without it."""
-    value = headers.get("retry-after", "")
-    if re.fullmatch(r"\d+(\.\d+)?", value.strip()):
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None

@@ -16,7 +16,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 from nbagent.blobs import storage_failed
 from nbagent.errors import ModelError, UsageError
 from nbagent.models.base import Prompt, SamplingParams
-from nbagent.models.openai import OpenAIModel, RefusedError, UnreachableError
+from nbagent.models.endpoint import RefusedError, UnreachableError
+from nbagent.models.openai import OpenAIModel
 from nbagent_bixbench.judge_prompt import PROMPT_VERSION, judge_messages, read_grade
 from nbagent_bixbench.types import Judgement, JudgeVerdict
 
