@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from nbagent_training.attention import use_dense_attention
+from nbagent_training.attention import use_own_attention
 from nbagent_training.packing import TreeRow, collate, pack
 from nbagent_training.scratch import Size, make_model, make_tokenizer
 
@@ -48,7 +48,7 @@ def main() -> None:
     rows = [tree(generator) for _ in range(ROWS)]
     tokenizer = make_tokenizer([TEXT] * 20, 320)
     fused, dense = (make_model(tokenizer, Size(), 0) for _ in range(2))
-    use_dense_attention(dense)
+    use_own_attention(dense)
     batch = collate(rows, 0, ROWS, -(-max(map(len, rows)) // 32) * 32)
     seconds: dict[str, list[float]] = {"fused": [], "dense": []}
     for _ in range(ROUNDS):

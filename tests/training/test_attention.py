@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from nbagent_training.attention import dense_attention, use_dense_attention
+from nbagent_training.attention import dense_attention, use_own_attention
 
 
 def test_equals_scaled_dot_product_attention():
@@ -25,8 +25,8 @@ def test_equals_scaled_dot_product_attention():
 
 def test_a_model_gives_the_same_logits_with_left_padding(tiny):
     fast = copy.deepcopy(tiny)
-    use_dense_attention(fast)
-    assert fast.config._attn_implementation == "nbagent_dense"
+    use_own_attention(fast)
+    assert fast.config._attn_implementation == "nbagent"
     ids = torch.randint(5, 250, (4, 12))
     mask = torch.ones_like(ids)
     mask[1, :5] = 0

@@ -1,6 +1,7 @@
 """Tree rows: log-probs and gradients equal those of the separate rows."""
 
 import random
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -35,11 +36,12 @@ def packed_logps(model, samples, pad_id):
     logits = model(**batch, use_cache=False).logits[0]
     logp = torch.log_softmax(logits.float(), -1)
     out = []
-    for start, end in row.leaves:
-        target = torch.tensor(row.ids[start:end])
-        assert labels[0, start:end].equal(target)
-        out.append(logp[start - 1 : end - 1].gather(1, target[:, None])[:, 0])
-    assert int((labels >= 0).sum()) == sum(end - start for start, end in row.leaves)
+    for path in row.paths:
+        assert path == list(range(path[0], path[-1] + 1))
+        target = torch.tensor([row.ids[i] for i in path[1:]])
+        assert labels[0, path[1:]].equal(target)
+        out.append(logp[path[:-1]].gather(1, target[:, None])[:, 0])
+    assert int((labels >= 0).sum()) == sum(len(path) - 1 for path in row.paths)
     return out
 
 
@@ -58,19 +60,40 @@ def test_logps_and_gradients_equal_those_of_separate_rows(tiny, tokenizer):
             assert torch.linalg.vector_norm(mine - other) <= 1e-4 * (1 + torch.linalg.vector_norm(other))
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000))
-def test_each_sample_is_its_own_path(seed):
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.booleans(), st.sampled_from([1, 4, 1000]))
+def test_each_sample_is_its_own_path(seed, completions, least):
     samples = draw(seed)
-    row = pack(samples)
+    if completions:
+        prompt, completion = samples[0]
+        samples += [(prompt + completion + [4], completion), (prompt, completion)]
+    row = pack(samples, completions=completions, least=least)
     mask = ancestors(row)
-    for (prompt, completion), (start, end) in zip(samples, row.leaves, strict=True):
-        seen = [i for i in range(len(row)) if mask[end - 1, i]]
+    assert row.segments[0].start == 0
+    assert row.segments[-1].end == len(row)
+    assert all(one.end == other.start for one, other in pairwise(row.segments))
+    for (prompt, completion), path in zip(samples, row.paths, strict=True):
+        assert len(path) == len(completion) + 1
+        seen = [i for i in range(len(row)) if mask[path[-1], i]]
         assert [row.ids[i] for i in seen] == prompt + completion
         assert [row.positions[i] for i in seen] == list(range(len(prompt + completion)))
-        assert all(row.trained[start:end])
+        assert seen[len(prompt) - 1 :] == path
+    if least == 1000:
+        assert len(row) == sum(len(p) + len(c) for p, c in samples)
 
 
 def test_shared_prompts_are_stored_once():
     row = pack([([1, 2, 3, 9], [5]), ([1, 2, 3, 9], [6]), ([1, 2, 4, 9], [7])])
     assert row.ids == [1, 2, 3, 9, 5, 9, 6, 4, 9, 7]
+
+
+def test_a_history_that_only_grows_is_stored_once():
+    row = pack([([1, 2], [3, 4]), ([1, 2, 3, 4, 8], [5]), ([1, 2, 3, 4, 8], [6])], completions=True)
+    assert row.ids == [1, 2, 3, 4, 8, 5, 6]
+    assert row.paths == [[1, 2, 3], [4, 5], [4, 6]]
+
+
+def test_a_prefix_is_shared_where_that_saves_enough():
+    samples = [([1, 2, 3, 4, 5], [6]), ([1, 2, 3, 4, 7], [6]), ([1, 8], [6])]
+    sizes = [len(pack(samples, completions=True, least=least)) for least in (1, 3, 5)]
+    assert sizes == [10, 11, 15]

@@ -11,7 +11,7 @@ import torch
 
 from nbagent.models.hf import HFModel
 from nbagent.trajectory import Trajectory
-from nbagent_training.attention import use_dense_attention
+from nbagent_training.attention import use_own_attention
 from nbagent_training.checkpoints import last_whole_checkpoint
 from nbagent_training.groups import Batch, batch_of
 from nbagent_training.practice import Practice
@@ -37,7 +37,7 @@ def learn(
         KeyboardInterrupt: after a checkpoint was saved, where the weights were whole.
     """
     seconds: dict[str, float] = {}
-    use_dense_attention(model)
+    use_own_attention(model)
 
     def make_batch(update: int) -> Batch:
         begin = time.monotonic()

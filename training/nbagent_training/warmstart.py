@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from nbagent_training.attention import use_dense_attention
+from nbagent_training.attention import use_own_attention
 from nbagent_training.checkpoints import last_whole_checkpoint
 from nbagent_training.optimizer import MuonAdamW
 from nbagent_training.packing import TreeRow, collate
@@ -91,7 +91,7 @@ def warm_start(
 
     The learning rate warms up over 30 steps, holds for 40 % and falls linearly to 5 %.
     """
-    use_dense_attention(model)
+    use_own_attention(model)
     optimizer = MuonAdamW(model, muon_lr, adamw_lr)
 
     def scale(step: int) -> float:
