@@ -12,6 +12,7 @@ from nbagent import __version__
 from nbagent.cli_group import Commands
 from nbagent.cli_kernelspec import kernelspec
 from nbagent.cli_notebooks import execute, replay
+from nbagent.cli_profile import profile
 from nbagent.cli_runs import report, validate
 from nbagent.cli_score import compare, score
 from nbagent.terminal import PlainHandler
@@ -29,6 +30,7 @@ app = typer.Typer(
     "before and after, and writes a report. Every command explains itself with --help.",
 )
 app.command("score")(score)
+app.command("profile")(profile)
 app.command("compare")(compare)
 app.command("replay")(replay)
 app.command("exec")(execute)

@@ -18,7 +18,20 @@ from typer.main import get_command
 from nbagent.cli_errors import ending
 
 GROUP = "nbagent.commands"
-ORDER = ("demo", "tasks", "train", "score", "bixbench", "sandbox", "compare", "replay", "report", "exec", "validate")
+ORDER = (
+    "demo",
+    "tasks",
+    "train",
+    "score",
+    "profile",
+    "bixbench",
+    "sandbox",
+    "compare",
+    "replay",
+    "report",
+    "exec",
+    "validate",
+)
 
 
 class Deferred(TyperCommand):

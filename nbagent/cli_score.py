@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,6 +32,9 @@ from nbagent.cli_options import (
     Temperature,
     Tokenizer,
 )
+
+if TYPE_CHECKING:
+    from nbagent.score import Score
 
 
 def score(
@@ -84,48 +88,77 @@ def score(
     """
     from rich.console import Console
 
-    from nbagent.backends import choose_backend, not_covered
-    from nbagent.cli_options import agent_of, at_once
-    from nbagent.models.opening import is_ours, is_remote
-    from nbagent.score_run import ScoreRecipe, score_command
     from nbagent.score_table import score_table
 
-    agent = agent_of(
+    made = scored(
+        tasks,
         model,
-        {
+        out,
+        agent={
             "policy": policy,
             "action_format": action_format.value if action_format else None,
             "max_steps": max_steps,
             "max_new_tokens": max_new_tokens,
             "cell_timeout_s": cell_timeout,
             "images": images,
-            "backend": choose_backend(backend, model, is_ours(model)),
         },
-    )
-    recipe = ScoreRecipe(
-        tasks=tasks,
-        model=model,
+        backend=backend,
+        concurrency=concurrency,
+        remote={
+            "context_length": context_length,
+            "tokenizer": tokenizer,
+            "timeout_s": request_timeout,
+            "price_in": price_in,
+            "price_out": price_out,
+            "max_cost": max_cost,
+        },
+        resume=resume,
         n=n,
         limit=limit,
         temperature=0.0 if greedy else temperature,
         seed=seed,
-        agent=agent,
     )
-    together = at_once(concurrency, is_remote(model))
-    remote = {
-        "context_length": context_length,
-        "tokenizer": tokenizer,
-        "timeout_s": request_timeout,
-        "concurrency": together,
-        "price_in": price_in,
-        "price_out": price_out,
-        "max_cost": max_cost,
-    }
-    if not is_ours(model):
-        print(not_covered(), file=sys.stderr)
-    made = score_command(recipe, out, remote if is_remote(model) else {}, concurrency=together, resume=resume)
     Console().print(score_table(made))
     print(f"score: {out / 'score.json'}\nreport: {out / 'report.html'}")
+
+
+def scored(
+    tasks: str,
+    model: str,
+    out: Path,
+    *,
+    agent: Mapping[str, Any],
+    backend: str | None,
+    concurrency: int | None,
+    remote: Mapping[str, Any],
+    resume: bool,
+    **sampling: Any,
+) -> Score:
+    """Make a score of what was named on the command line, as `score` and `profile` do.
+
+    Args:
+        tasks: location of the set.
+        model: a folder or an endpoint.
+        out: the run folder.
+        agent: settings of the agent; None where one was not named.
+        backend: where cells run; None where it was not named.
+        concurrency: attempts under way at once; None where it was not named.
+        remote: settings of an endpoint, used for one only.
+        resume: go on with the run in `out`.
+        sampling: the rest of the ScoreRecipe.
+    """
+    from nbagent.backends import choose_backend, not_covered
+    from nbagent.cli_options import agent_of, at_once
+    from nbagent.models.opening import is_ours, is_remote
+    from nbagent.score_run import ScoreRecipe, score_command
+
+    acting = agent_of(model, {**agent, "backend": choose_backend(backend, model, is_ours(model))})
+    recipe = ScoreRecipe(tasks=tasks, model=model, agent=acting, **sampling)
+    together = at_once(concurrency, is_remote(model))
+    if not is_ours(model):
+        print(not_covered(), file=sys.stderr)
+    settings = {**remote, "concurrency": together} if is_remote(model) else {}
+    return score_command(recipe, out, settings, concurrency=together, resume=resume)
 
 
 def compare(

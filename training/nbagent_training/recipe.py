@@ -16,6 +16,8 @@ class Tasks(Recipe):
 
     train: str = ""
     """Location of the training tasks; empty: bundled tasks are made in the run folder."""
+    filter: str = ""
+    """A filter that `nbagent profile` wrote: which of the training tasks are practised; empty: all."""
     demonstrations: str = ""
     """Location of tasks with reference notebooks for the warm start; empty: bundled ones, other seeds than `train`."""
     heldout: str = ""
@@ -65,8 +67,9 @@ class Grpo(Recipe):
     """Groups per update."""
     group_size: int = Field(default=8, ge=2)
     """Rollouts per task."""
-    curriculum: Literal["uniform", "uncertain"] = "uniform"
-    """Which families practice takes: all alike, or those whose success is most uncertain more often."""
+    curriculum: Literal["uniform", "uncertain", "mixed"] = "uniform"
+    """Which tasks practice takes: of all families alike; of families whose success is uncertain more often; or each by
+    the chance that its group is mixed, which begins with what the filter's profile counted."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of the rollouts."""
     lr: float = Field(default=1e-5, gt=0)

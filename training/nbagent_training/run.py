@@ -27,8 +27,10 @@ from nbagent.rollouts import Rollouts
 from nbagent.runfolder import RunFolder
 from nbagent.score import Score, read_score
 from nbagent.score_run import run_score
+from nbagent.task_filter import TaskFilter, kept_filter
 from nbagent.tasks import Task, TaskSource, open_tasks
 from nbagent_context import policy
+from nbagent_training.curriculum import Curriculum
 from nbagent_training.demonstrations import Step, demonstrate, text_of_steps
 from nbagent_training.learn import learn
 from nbagent_training.packing import TreeRow, pack
@@ -51,6 +53,7 @@ class TrainingRun:
     stages: Stages = field(init=False)
     rollouts: Rollouts = field(init=False)
     heldout: list[Task] = field(default_factory=list)
+    filter: TaskFilter | None = None
     scores: dict[str, Score] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,6 +107,11 @@ class TrainingRun:
         if not self.recipe.grpo.updates or self._folder("final").exists():
             return []
         tasks = self._tasks("train", self.recipe.tasks.train, self.recipe.tasks.n_train, 1)
+        if self.recipe.tasks.filter:
+            self.filter = kept_filter(Path(self.recipe.tasks.filter), self.run.path)
+            chosen = self.filter.select(tasks, self.recipe.tasks.filter)
+            self.console.print(f"  {len(chosen)} of {len(tasks)} training tasks kept ({self.filter.rule})")
+            tasks = chosen
         check_rewards(tasks)
         return tasks
 
@@ -245,17 +253,15 @@ class TrainingRun:
             model, tokenizer = self._load("warm") if self.recipe.warm_start.steps else self._start()
             sampler = self._wrap(model, tokenizer, "grpo")
             with self.stages.stage("grpo", settings.updates) as advance:
-                practice = Practice(
+                curriculum = Curriculum(
+                    self.run.path / "practice.json",
                     tasks,
-                    self.rollouts,
-                    sampler,
-                    self._settings(settings.temperature),
-                    self.run,
-                    group_size=settings.group_size,
                     seed=self.recipe.seed,
-                    curriculum=settings.curriculum,
+                    rule=settings.curriculum,
+                    group_size=settings.group_size,
+                    start=self.filter.counts() if self.filter else None,
                 )
-
+                practice = Practice(curriculum, self.rollouts, sampler, self._settings(settings.temperature), self.run)
                 learn(
                     model,
                     tokenizer,
