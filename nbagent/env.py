@@ -18,7 +18,7 @@ from nbformat import NotebookNode
 from nbagent import wording
 from nbagent.action import Action, ActionFormat
 from nbagent.notebook import NotebookDocument
-from nbagent.tasks import Outcome, Task, Verdict
+from nbagent.tasks import Outcome, StepVerifier, Task, Verdict
 from nbagent.tools import TOOLS, complaint, tool_name
 from nbagent.verbs import Reply, Verbs
 from nbagent_context import Brief, Exchange, Memory, message
@@ -201,6 +201,7 @@ class NotebookEnv:
             remaining_steps=self.remaining_steps,
             failed=exchange.failed,
             thought=exchange.thought,
+            **self._step_reward(exchange),
             # Where the endpoint makes the calls itself, the call's text is not the action's.
             **({"action": action.text} if self.fmt.sends_schemas else {}),
         )
@@ -227,6 +228,12 @@ class NotebookEnv:
         # A judge may ask a model server: off the loop, which serves other kernels meanwhile.
         self.verdict = await asyncio.to_thread(self.task.verifier.verify, self.answer)
         return Reply(wording.SUBMITTED, short=wording.short("submit_answer", self.answer))
+
+    def _step_reward(self, exchange: Exchange) -> dict[str, float]:
+        verifier = self.task.verifier
+        if not isinstance(verifier, StepVerifier):
+            return {}
+        return {"reward": verifier.step_reward(exchange.tool, exchange.observation, exchange.failed)}
 
     def _seconds_left(self) -> float:
         return self.limits.total_s - (time.monotonic() - self._began)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import resource
 import threading
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -34,6 +34,10 @@ class Group:
 
     task: Task
     trajectories: Sequence[Trajectory]
+    failed: Sequence[Trajectory] = ()
+    """Rollouts without a reward: ended by a host-side failure, or ungraded. In no statistics and no loss."""
+    counts: Mapping[str, float] = field(default_factory=dict)
+    """What their source counted while it made them, under names of its own."""
 
 
 @runtime_checkable

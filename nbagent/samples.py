@@ -38,6 +38,15 @@ class StepSample:
     """Version of the weights that sampled it."""
     state_key: str = ""
     """Hash of the normalised notebook state the call saw."""
+    origin: str = ""
+    """Rollout that made the call: of a branch, for the calls before it began, the one that it comes from; '' means
+    `rollout_id`."""
+    malformed: bool = False
+    """What it wrote was no action."""
+    failed: bool = False
+    """The cell it ran raised, ran out of time or took its kernel along, or what it wrote was no action."""
+    step_reward: float = 0.0
+    """What the task gives for the step itself, beside the return; 0 for a memory."""
 
 
 def samples(trajectory: Trajectory) -> list[StepSample]:
@@ -50,6 +59,7 @@ def samples(trajectory: Trajectory) -> list[StepSample]:
     if reward is None:
         return []
     calls = list(trajectory.calls())
+    answers = {event["step"]: event for event in trajectory.events if event["kind"] == "observation"}
     rows = []
     for number, call in enumerate(calls):
         event = call.event
@@ -58,6 +68,7 @@ def samples(trajectory: Trajectory) -> list[StepSample]:
                 f"{trajectory.rollout_id}: its model gave no token ids and log-probs, which training needs; "
                 "train on rollouts of a local model"
             )
+        answer = answers.get(event["step"], {}) if event["call_kind"] == "action" else {}
         rows.append(
             StepSample(
                 task_id=trajectory.task_id,
@@ -72,6 +83,10 @@ def samples(trajectory: Trajectory) -> list[StepSample]:
                 kind=event["call_kind"],
                 version=event["version"],
                 state_key=event["state_key"],
+                origin=event.get("rollout", trajectory.rollout_id),
+                malformed=bool(answer.get("error")),
+                failed=bool(answer.get("failed")),
+                step_reward=answer.get("reward", 0.0),
             )
         )
     return rows

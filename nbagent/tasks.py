@@ -52,6 +52,15 @@ class Verifier(Protocol):
         ...
 
 
+@runtime_checkable
+class StepVerifier(Protocol):
+    """A Verifier that also rewards single steps, for training under grouping `rollout` or `step_index`."""
+
+    def step_reward(self, tool: str, observation: str, failed: bool) -> float:
+        """The reward of a step: the tool that was called ('' for none), what it answered, whether it failed."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One question with its capsule."""

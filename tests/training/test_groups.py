@@ -1,81 +1,65 @@
 """Invariants of groups and advantages: what must not change the loss does not."""
 
-import math
 import random
 from dataclasses import replace
 
 import pytest
+from attempts import groups, rows, specs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbagent.samples import StepSample
-from nbagent_training.groups import EPSILON, group_statistics, trajectory_batch
+from nbagent_training.advantages import EPSILON, deviation
+from nbagent_training.groups import batch_of_samples
+from nbagent_training.recipe import Grpo
+
+NORMALISATIONS = [
+    Grpo(),
+    Grpo(normalisation="row_mean"),
+    Grpo(normalisation="token_mean"),
+    Grpo(normalisation="constant", constant_tokens=40),
+]
+GROUPINGS = [Grpo(), Grpo(grouping="state", gamma=0.9), Grpo(grouping="rollout"), Grpo(grouping="step_index")]
 
 
-def rows(task, rollout, turns, reward, length=3, truncated=False):
-    return [
-        StepSample(
-            task_id=task,
-            rollout_id=f"{task}-{rollout}",
-            step=t,
-            n_steps=turns,
-            prompt_ids=(1, 2, t),
-            completion_ids=tuple(range(length + t % 2)),
-            logprobs=(0.0,) * (length + t % 2),
-            reward=reward,
-            truncated=truncated,
-        )
-        for t in range(turns)
-    ]
+def batch(samples, **settings):
+    return batch_of_samples(samples, Grpo(**settings))
 
 
-def groups(spec):
-    """spec: {task: [(turns, reward), …]}"""
-    return [
-        r
-        for task, members in spec.items()
-        for i, (turns, reward) in enumerate(members)
-        for r in rows(task, i, turns, reward)
-    ]
+def total_weight(made):
+    return sum(row.weight * len(row.completion_ids) for row in made.rows)
 
 
-def total_weight(batch):
-    return sum(row.weight * len(row.completion_ids) for row in batch.rows)
-
-
-specs = st.dictionaries(
-    st.sampled_from(["a", "b", "c"]),
-    st.lists(st.tuples(st.integers(1, 6), st.sampled_from([0.0, 0.25, 1.0])), min_size=1, max_size=6),
-    min_size=1,
-)
+def content(made):
+    """What the loss sees of a batch, whatever the order of its rows."""
+    return sorted((r.prompt_ids, r.completion_ids, round(r.advantage, 9), round(r.weight, 12)) for r in made.rows)
 
 
 def test_baseline_counts_trajectories_not_rows():
-    batch = trajectory_batch(groups({"x": [(20, 1.0), (5, 0.0), (5, 0.0), (5, 0.0)]}), sigma="none")
-    assert {round(row.advantage, 12) for row in batch.rows} == {0.75, -0.25}
-    assert batch.stats["reward"] == 0.25
+    made = batch(groups({"x": [(20, 1.0), (5, 0.0), (5, 0.0), (5, 0.0)]}), sigma="none")
+    assert {round(row.advantage, 12) for row in made.rows} == {0.75, -0.25}
+    assert made.stats["reward"] == 0.25
 
 
-@given(specs)
-def test_advantages_of_a_group_sum_to_zero_over_trajectories(spec):
-    samples = groups(spec)
-    batch = trajectory_batch(samples)
-    by_rollout = {}
-    for sample in samples:
-        by_rollout.setdefault(sample.task_id, {})[sample.rollout_id] = sample
-    for members in by_rollout.values():
-        mean, deviation = group_statistics([s.reward for s in members.values()])
-        if deviation:
-            total = sum((s.reward - mean) / (deviation + EPSILON) for s in members.values())
-            assert total == pytest.approx(0, abs=1e-9)
-    assert all(row.advantage != 0 for row in batch.rows)
+@given(specs, st.sampled_from(["mean", "leave_one_out"]))
+def test_advantages_of_a_group_sum_to_zero_over_trajectories(spec, baseline):
+    for task, members in spec.items():
+        made = batch(groups({task: members}), baseline=baseline)
+        assert sum(row.advantage for row in made.rows if row.prompt_ids[2] == 0) == pytest.approx(0, abs=1e-9)
+        assert all(row.advantage != 0 for row in made.rows)
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.sampled_from([0.0, 1.0])), min_size=2, max_size=6))
+def test_leave_one_out_moves_the_mean_and_keeps_the_groups_deviation(members):
+    samples = groups({"x": members})
+    n = len(members)
+    for one, two in zip(batch(samples).rows, batch(samples, baseline="leave_one_out").rows, strict=True):
+        assert two.advantage == pytest.approx(one.advantage * n / (n - 1))
 
 
 @given(specs)
 def test_every_trajectory_with_a_gradient_weighs_the_same(spec):
-    samples = groups(spec)
     live = {t: len(m) for t, m in spec.items() if len({reward for _, reward in m}) > 1}
-    batch = trajectory_batch(samples)
+    made = batch(groups(spec))
     expected = sum(
         1
         for task, members in spec.items()
@@ -84,83 +68,171 @@ def test_every_trajectory_with_a_gradient_weighs_the_same(spec):
         if reward != pytest.approx(sum(r for _, r in members) / len(members))
     )
     n = sum(live.values())
-    assert total_weight(batch) == pytest.approx(expected / n if n else 0)
+    assert total_weight(made) == pytest.approx(expected / n if n else 0)
 
 
-@given(st.integers(1, 30), st.integers(1, 30))
-def test_the_number_of_turns_does_not_change_a_trajectorys_weight(first, second):
-    batch = trajectory_batch(groups({"x": [(first, 1.0), (second, 0.0)]}))
-    good = sum(r.weight * len(r.completion_ids) for r in batch.rows if r.advantage > 0)
-    bad = sum(r.weight * len(r.completion_ids) for r in batch.rows if r.advantage < 0)
-    assert good == pytest.approx(0.5)
-    assert bad == pytest.approx(0.5)
+@pytest.mark.parametrize("normalisation", ["rollout_token_mean", "row_mean"])
+@given(first=st.integers(1, 30), second=st.integers(1, 30))
+def test_the_number_of_turns_does_not_change_a_trajectorys_weight(normalisation, first, second):
+    made = batch(groups({"x": [(first, 1.0), (second, 0.0)]}), normalisation=normalisation)
+    for sign in (1, -1):
+        assert sum(r.weight * len(r.completion_ids) for r in made.rows if sign * r.advantage > 0) == pytest.approx(0.5)
 
 
-@given(specs, st.randoms(use_true_random=False))
-def test_order_of_rows_changes_nothing(spec, rng: random.Random):
+def test_normalisations_are_what_they_say():
+    samples = groups({"x": [(3, 1.0), (1, 0.0)]})  # 3 + 4 + 3 tokens and 3
+    weights = {s.normalisation: [row.weight for row in batch_of_samples(samples, s).rows] for s in NORMALISATIONS}
+    assert weights["rollout_token_mean"] == pytest.approx([1 / 20] * 3 + [1 / 6])
+    assert weights["row_mean"] == pytest.approx([1 / 18, 1 / 24, 1 / 18, 1 / 6])
+    assert weights["token_mean"] == pytest.approx([1 / 13] * 4)
+    assert weights["constant"] == pytest.approx([1 / 80] * 4)
+
+
+@pytest.mark.parametrize("settings", [*GROUPINGS, *NORMALISATIONS[1:]], ids=str)
+@given(spec=specs, rng=st.randoms(use_true_random=False))
+def test_order_and_repetition_of_rows_change_nothing(settings, spec, rng: random.Random):
     samples = groups(spec)
-    shuffled = samples[:]
+    shuffled = samples + rng.sample(samples, rng.randint(0, len(samples)))
     rng.shuffle(shuffled)
-
-    def key(r):
-        return (r.prompt_ids, r.completion_ids, round(r.advantage, 9), round(r.weight, 12))
-
-    assert sorted(map(key, trajectory_batch(samples).rows)) == sorted(map(key, trajectory_batch(shuffled).rows))
+    assert content(batch_of_samples(samples, settings)) == content(batch_of_samples(shuffled, settings))
 
 
-def test_splitting_rows_changes_nothing():
-    """A call cut in two rows with the same tokens in all: same statistics, same weight per token."""
-    whole = groups({"x": [(1, 1.0), (2, 0.0)]})
-    first = whole[0]
-    halves = [
-        replace(first, completion_ids=first.completion_ids[:1], logprobs=(0.0,)),
-        replace(first, completion_ids=first.completion_ids[1:], logprobs=first.logprobs[1:]),
-    ]
-    one, two = trajectory_batch(whole), trajectory_batch([*halves, *whole[1:]])
+@pytest.mark.parametrize("settings", [*GROUPINGS, *NORMALISATIONS[1:]], ids=str)
+@given(spec=specs, rng=st.randoms(use_true_random=False))
+def test_splitting_rows_changes_nothing(settings, spec, rng: random.Random):
+    """Calls cut in two rows with the same tokens in all: every token keeps its advantage and its weight."""
+    samples = groups(spec)
+    split = []
+    for row in samples:
+        cut = rng.randint(0, len(row.completion_ids) - 1)
+        ends = [(0, cut), (cut, None)] if cut else [(0, None)]
+        for start, end in ends:
+            split.append(replace(row, completion_ids=row.completion_ids[start:end], logprobs=row.logprobs[start:end]))
+
+    def tokens(made):
+        return [(round(r.advantage, 9), round(r.weight, 12)) for r in made.rows for _ in r.completion_ids]
+
+    one, two = batch_of_samples(samples, settings), batch_of_samples(split, settings)
+    assert tokens(one) == tokens(two)
     assert one.stats["reward"] == two.stats["reward"]
-    assert {r.weight for r in one.rows if r.advantage > 0} == {r.weight for r in two.rows if r.advantage > 0}
-    assert total_weight(one) == pytest.approx(total_weight(two))
+    assert one.stats["completion_tokens"] == two.stats["completion_tokens"]
 
 
 def test_discount_is_per_remaining_call():
-    batch = trajectory_batch(groups({"x": [(3, 1.0), (1, 0.0)]}), gamma=0.5, sigma="none")
-    assert [row.advantage for row in batch.rows if row.advantage > 0] == [0.125, 0.25, 0.5]
+    made = batch(groups({"x": [(3, 1.0), (1, 0.0)]}), gamma=0.5, sigma="none")
+    assert [row.advantage for row in made.rows if row.advantage > 0] == [0.125, 0.25, 0.5]
 
 
 def test_groups_without_variance_are_dropped_and_counted():
-    batch = trajectory_batch(groups({"easy": [(2, 1.0)] * 3, "hard": [(2, 0.0)] * 3, "live": [(1, 1.0), (1, 0.0)]}))
-    assert batch.stats["groups_too_easy"] == 1
-    assert batch.stats["groups_too_hard"] == 1
-    assert batch.stats["groups_live"] == 1
-    assert len(batch.rows) == 2
+    made = batch(groups({"easy": [(2, 1.0)] * 3, "hard": [(2, 0.0)] * 3, "live": [(1, 1.0), (1, 0.0)]}))
+    counted = [made.stats[f"groups_{name}"] for name in ("too_easy", "too_hard", "live")]
+    assert counted == [1, 1, 1]
+    assert len(made.rows) == 2
+
+
+@given(st.floats(0.01, 0.99), st.integers(2, 9))
+def test_equal_returns_have_no_variance_whatever_rounding_says(reward, n):
+    made = batch(groups({"x": [(2, reward)] * n}))
+    assert (made.rows, made.stats["reward_std"]) == ([], 0.0)
 
 
 def test_truncated_trajectories_count_but_may_be_masked():
     samples = rows("x", 0, 2, 1.0) + rows("x", 1, 4, 0.0, truncated=True)
-    kept, masked = trajectory_batch(samples), trajectory_batch(samples, mask_truncated=True)
+    kept, masked = batch(samples), batch(samples, mask_truncated=True)
     assert len(kept.rows) == 6
     assert [r.advantage for r in masked.rows] == [r.advantage for r in kept.rows if r.advantage > 0]
 
 
-def test_sigma_is_the_sample_deviation():
-    mean, deviation = group_statistics([1.0, 0.0, 0.0, 0.0])
-    assert (mean, deviation) == (0.25, 0.5)
-    assert math.isclose(group_statistics([3.0])[1], 0.0)
+def test_deviation_is_the_samples():
+    assert batch(groups({"x": [(1, 1.0), (1, 0.0), (2, 0.0), (1, 0.0)]})).stats["reward_std"] == 0.5
+    assert deviation([3.0]) == 0
 
 
 @given(st.floats(0, 8), st.lists(st.sampled_from(["action", "summary"]), min_size=2, max_size=6))
 def test_a_weight_for_memories_moves_weight_within_a_trajectory_only(weight, kinds):
     written = [replace(row, kind=kind) for row, kind in zip(rows("x", 0, len(kinds), 1.0), kinds, strict=True)]
-    others = rows("x", 1, 3, 0.0)
-    batch = trajectory_batch([*written, *others], summary_weight=weight)
-    mine = [row for row in batch.rows if row.advantage > 0]
+    made = batch([*written, *rows("x", 1, 3, 0.0)], summary_weight=weight)
+    mine = [row for row in made.rows if row.advantage > 0]
     total = sum(row.weight * len(row.completion_ids) for row in mine)
     if not weight and "action" not in kinds:
         assert not mine
     else:
         assert total == pytest.approx(0.5)
-    assert batch.stats["summaries"] == kinds.count("summary")
+    assert made.stats["summaries"] == kinds.count("summary")
     if weight and len(set(kinds)) == 2:
         share = {row.prompt_ids: row.weight for row in mine}
         by_kind = {kind: share[row.prompt_ids] for row, kind in zip(written, kinds, strict=True)}
         assert by_kind["summary"] == pytest.approx(weight * by_kind["action"])
+    assert {row.kind for row in mine} <= set(kinds)
+
+
+def test_the_process_term_is_bounded_and_leaves_the_statistics_alone():
+    flags = {"failed": [True, False], "malformed": [False, False]}
+    samples = rows("x", 0, 2, 1.0, **flags) + rows("x", 1, 2, 0.0, **flags)
+    made = batch(samples, failed_penalty=0.25, sigma="none")
+    assert [row.advantage for row in made.rows] == [0.25, 0.5, -0.5, -0.5]
+    assert made.stats["reward"] == 0.5
+
+
+def test_states_compare_attempts_that_met_the_same_notebook():
+    # Both good attempts pass through s; the bad one passes through s and goes on to a state of its own.
+    samples = (
+        rows("x", 0, 2, 1.0, state_key=["", "s"])
+        + rows("x", 1, 3, 1.0, state_key=["", "s", "s"])
+        + rows("x", 2, 3, 0.0, state_key=["", "s", "z"])
+    )
+    made = batch(samples, grouping="state", sigma="none", state_weight=0.5)
+    # 1/3 for the attempt, and half of 1/3 for each of the states that all three met, one visit or two.
+    assert [round(row.advantage, 9) for row in made.rows[:2]] == [0.5, 0.5]
+    assert [round(row.advantage, 9) for row in made.rows[2:5]] == [0.5, 0.5, 0.5]
+    assert [round(row.advantage, 9) for row in made.rows[5:]] == [-1.0, -1.0, round(-2 / 3, 9)]
+    assert (made.stats["states"], made.stats["states_met_once"]) == (3, 1)
+
+
+@given(specs)
+def test_with_no_state_met_twice_states_add_nothing(spec):
+    alone = [replace(row, state_key=f"{row.rollout_id} {row.step}") for row in groups(spec)]
+    assert content(batch(alone, grouping="state")) == content(batch(alone))
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=5), min_size=1, max_size=4))
+def test_steps_of_one_rollout_sum_to_zero(given_rewards):
+    samples = [row for i, r in enumerate(given_rewards) for row in rows("x", i, len(r), float(i % 2), step_reward=r)]
+    made = batch(samples, grouping="rollout")
+    assert sum(row.advantage for row in made.rows) == pytest.approx(0, abs=1e-6)
+    for i, values in enumerate(given_rewards):
+        whole = [*values[:-1], values[-1] + i % 2]
+        mean, spread = sum(whole) / len(whole), deviation(whole)
+        expected = [(v - mean) / (spread + EPSILON) for v in whole if spread and v != mean]
+        if len(given_rewards) == 1:
+            assert [row.advantage for row in made.rows] == pytest.approx(expected)
+
+
+def test_step_index_compares_with_those_who_went_on_as_long():
+    samples = groups({"x": [(2, 1.0), (2, 0.0), (1, 0.0)]})
+    made = batch(samples, grouping="step_index", sigma="none")
+    found = [(row.prompt_ids[2], round(row.advantage, 9)) for row in made.rows]
+    third = round(1 / 3, 9)
+    assert found == [(0, round(2 / 3, 9)), (1, 0.5), (0, -third), (1, -0.5), (0, -third)]
+
+
+def test_a_rows_version_and_kind_come_from_its_sample():
+    samples = [replace(row, version=4) for row in groups({"x": [(1, 1.0), (1, 0.0)]})]
+    assert {(row.version, row.kind) for row in batch(samples).rows} == {(4, "action")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"branch": {"alternatives": 2}}, "grpo.branch"),
+        ({"grouping": "branch", "group_size": 2}, "alternatives"),
+        ({"grouping": "branch", "branch": {"roots": 3}}, "roots"),
+        ({"grouping": "rollout", "gamma": 0.9}, "gamma"),
+        ({"state_weight": 2.0}, "state_weight"),
+        ({"normalisation": "constant"}, "constant_tokens"),
+        ({"constant_tokens": 9}, "constant_tokens"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, key):
+    with pytest.raises(ValueError, match=key):
+        Grpo.model_validate(settings)

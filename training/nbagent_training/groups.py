@@ -1,34 +1,27 @@
-"""Groups and advantages of step samples. No torch.
+"""Batches: the rows of an update with their advantages (advantages.py) and weights (weights.py). No torch.
 
-Grouping `trajectory`: the G rollouts of one task form a group; statistics are taken once per trajectory, never per
-row, so neither the number of turns nor a split of rows changes them. For rollout i of task x with T_i calls:
-
-    A_{i,t} = γ^(T_i − t) · (R_i − μ_x) / (σ_x + ε),   t = 1 … T_i
-
-(GRPO: Shao et al. 2024, arXiv 2402.03300, section 4.1; the discount over model calls as in "transitions" training).
-The loss of a batch of N trajectories is (1/N) Σ_i (1/L_i) Σ_t w_t Σ_k ℓ_{i,t,k} with L_i = Σ_t w_t · |y_{i,t}|, where
-|y_{i,t}| counts the completion tokens of call t: every trajectory weighs the same, however many turns it took
-(`rollout_token_mean`). w_t is 1 for an action and `summary_weight` for a memory that the policy asked for. A memory has
-its trajectory's advantage (SUPO, Lu et al. 2025, arXiv 2510.06727, eq. 3); a weight of its own keeps the few summary
-tokens from being drowned by the many of actions (FoldAct, arXiv 2512.22733).
+A group's attempts are the leaves of a tree (tree.py). Statistics are taken once an attempt, never once a row, so
+neither the number of turns nor a split of rows changes them. Attempts that ran into a limit stay in the statistics and
+may be masked from the loss (DAPO, Yu et al. 2025, arXiv 2503.14476, section 3.4); what failed on the host's side is in
+neither. Calls of a group without variance carry no gradient: they are dropped, the group is counted.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from nbagent.errors import UsageError
 from nbagent.rollouts import Group
 from nbagent.samples import CallKind, StepSample, samples
+from nbagent_training.advantages import ESTIMATORS, Advantages
+from nbagent_training.tree import Key, Leaf, Tree, leaf_of
+from nbagent_training.weights import token_weights
 
 if TYPE_CHECKING:  # the recipe knows the models made from scratch, and they know torch
     from nbagent_training.recipe import Grpo
-
-Sigma = Literal["group", "none"]
-EPSILON = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +35,7 @@ class TrainingRow:
     advantage: float
     """A_{i,t}."""
     weight: float
-    """w_t / (N · L_i): each completion token's share of the batch's loss."""
+    """Each completion token's share of the batch's loss."""
     version: int = 0
     """Version of the weights that sampled it."""
     kind: CallKind = "action"
@@ -56,114 +49,132 @@ class Batch:
     rows: list[TrainingRow]
     """Rows with a gradient, in the order of the samples."""
     stats: dict[str, float]
-    """reward, reward_std, groups, groups_live, groups_too_hard, groups_too_easy, trajectories, rows, summaries,
-    truncated."""
-
-
-def group_statistics(rewards: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (n − 1) of one group's returns; the deviation of a single one is 0."""
-    mean = sum(rewards) / len(rewards)
-    if len(rewards) < 2:
-        return mean, 0.0
-    return mean, math.sqrt(sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1))
+    """reward, reward_std (means over attempts and over groups), groups, groups_live, groups_too_hard,
+    groups_too_easy, group_size, trajectories, branchings, rows, summaries, truncated, advantage_mean, advantage_std,
+    advantage_min, advantage_max (over rows), completion_tokens; of groups by state: states, states_met_once; and what
+    the groups' source counted, summed up."""
 
 
 def batch_of(groups: Sequence[Group], settings: Grpo) -> Batch:
-    """The rows of an update: the groups' model calls with their advantages and weights.
+    """The rows of an update.
 
     Args:
-        groups: without infrastructure failures.
-        settings: grouping, discount, sigma and weights.
+        groups: their attempts without infrastructure failures; groups of the same task are one.
+        settings: grouping, statistics and normalisation.
+
+    Raises:
+        UsageError: calls without token ids, or branched attempts under a grouping that knows no branches.
     """
-    rows = [row for group in groups for trajectory in group.trajectories for row in samples(trajectory)]
-    batch = trajectory_batch(
-        rows,
-        gamma=settings.gamma,
-        sigma=settings.sigma,
-        mask_truncated=settings.mask_truncated,
-        summary_weight=settings.summary_weight,
-    )
-    batch.stats["completion_tokens"] = float(sum(len(row.completion_ids) for row in rows))
+    tasks: dict[str, list[Leaf]] = defaultdict(list)
+    counted: dict[str, float] = defaultdict(float)
+    for group in groups:
+        for name, count in group.counts.items():
+            counted[name] += count
+        for made in group.trajectories:
+            if made.reward is not None:
+                tasks[made.task_id].append(leaf_of(made.rollout_id, made.reward, made.truncated, samples(made)))
+    batch = batch_of_trees([Tree(leaves) for leaves in tasks.values()], settings)
+    batch.stats.update(counted)
     return batch
 
 
-def trajectory_batch(
-    calls: Sequence[StepSample],
-    *,
-    gamma: float = 1.0,
-    sigma: Sigma = "group",
-    mask_truncated: bool = False,
-    summary_weight: float = 1.0,
-) -> Batch:
-    """Advantages and weights under grouping `trajectory`.
+def batch_of_samples(rows: Sequence[StepSample], settings: Grpo) -> Batch:
+    """The same from samples alone, as a finished run's folder gives them; attempts without any are not seen."""
+    tasks: dict[str, dict[str, list[StepSample]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        tasks[row.task_id][row.rollout_id].append(row)
+    trees = [
+        Tree([leaf_of(rollout, own[0].reward, own[0].truncated, own) for rollout, own in attempts.items()])
+        for attempts in tasks.values()
+    ]
+    return batch_of_trees(trees, settings)
 
-    Args:
-        calls: all rows of all valid trajectories; infrastructure failures have none and so enter nothing.
-        gamma: discount per remaining model call.
-        sigma: `group` divides by the group's deviation, `none` does not (Dr. GRPO, Liu et al. 2025, arXiv 2503.20783).
-        mask_truncated: truncated trajectories stay in the statistics but get no loss (DAPO, Yu et al. 2025,
-            arXiv 2503.14476, section 3.4).
-        summary_weight: of a memory's tokens, relative to an action's; 0 leaves memories out of the loss.
 
-    Groups whose returns are all equal carry no gradient: they are dropped and counted.
-    """
-    trajectories: dict[str, dict[str, list[StepSample]]] = defaultdict(lambda: defaultdict(list))
-    for sample in calls:
-        trajectories[sample.task_id][sample.rollout_id].append(sample)
-    live: dict[str, tuple[float, float]] = {}
-    easy = hard = 0
-    returns: list[float] = []
-    deviations: list[float] = []
-    for task_id, rollouts in trajectories.items():
-        rewards = [rows[0].reward for rows in rollouts.values()]
-        mean, deviation = group_statistics(rewards)
-        returns += rewards
-        deviations.append(deviation)
-        if deviation > 0:
-            live[task_id] = (mean, deviation)
-        elif mean > 0:
-            easy += 1
-        else:
-            hard += 1
-    kinds = {"action": 1.0, "summary": summary_weight}
-    lengths = {
-        (task_id, rollout_id): sum(kinds[row.kind] * len(row.completion_ids) for row in rows)
-        for task_id in live
-        for rollout_id, rows in trajectories[task_id].items()
-    }
-    rows = []
-    for sample in calls:
-        if sample.task_id not in live:
-            continue
-        mean, deviation = live[sample.task_id]
-        scale = deviation + EPSILON if sigma == "group" else 1.0
-        advantage = gamma ** (sample.n_steps - 1 - sample.step) * (sample.reward - mean) / scale
-        masked = mask_truncated and sample.truncated
-        if masked or advantage == 0 or not kinds[sample.kind]:
-            continue
-        weight = kinds[sample.kind] / (len(lengths) * lengths[(sample.task_id, sample.rollout_id)])
-        rows.append(
-            TrainingRow(
-                sample.prompt_ids,
-                sample.completion_ids,
-                sample.logprobs,
-                advantage,
-                weight,
-                sample.version,
-                sample.kind,
-            )
+def batch_of_trees(trees: Sequence[Tree], settings: Grpo) -> Batch:
+    """The rows of the tasks' trees. Raises UsageError: a tree with branches under a grouping that knows none."""
+    if settings.grouping not in ("trajectory", "branch") and any(tree.branchings for tree in trees):
+        raise UsageError(
+            f"grpo.grouping: these attempts were branched, which {settings.grouping} knows nothing of; take branch"
         )
-    count = len(returns)
-    stats = {
-        "reward": sum(returns) / count if count else 0.0,
-        "reward_std": sum(deviations) / len(deviations) if deviations else 0.0,
-        "groups": float(len(trajectories)),
+    found = [(tree, ESTIMATORS[settings.grouping](tree, settings)) for tree in trees]
+    live = [(tree, advantages) for tree, advantages in found if any(any(own.values()) for own in advantages)]
+    weights = token_weights([tree for tree, _ in live], settings)
+    rows = [row for (tree, advantages), own in zip(live, weights, strict=True) for row in _rows(tree, advantages, own)]
+    return Batch(
+        rows, {**_stats(trees, [tree for tree, _ in live]), **_row_stats(rows), **_state_stats(trees, settings)}
+    )
+
+
+def _rows(tree: Tree, advantages: Advantages, weights: Sequence[dict[Key, float]]) -> list[TrainingRow]:
+    """A row for each call that is in the loss; one that attempts share has their summed weight and mean advantage."""
+    parts: dict[Key, list[tuple[float, float]]] = {}
+    calls: dict[Key, list[StepSample]] = {}
+    for leaf, own, weight in zip(tree.leaves, advantages, weights, strict=True):
+        for key, rows in leaf.calls.items():
+            calls.setdefault(key, rows)
+            if weight[key]:
+                parts.setdefault(key, []).append((weight[key], own[key]))
+    made = []
+    for key, rows in calls.items():
+        own_parts = parts.get(key, [])
+        total = sum(weight for weight, _ in own_parts)
+        # The mean of one is not always itself in floating point.
+        advantage = (
+            own_parts[0][1]
+            if len(own_parts) == 1
+            else sum(weight * advantage for weight, advantage in own_parts) / (total or 1.0)
+        )
+        if advantage == 0:
+            continue
+        made += [
+            TrainingRow(r.prompt_ids, r.completion_ids, r.logprobs, advantage, total, r.version, r.kind) for r in rows
+        ]
+    return made
+
+
+def _stats(trees: Sequence[Tree], live: Sequence[Tree]) -> dict[str, float]:
+    leaves = [(tree.share(leaf), leaf) for tree in trees for leaf in tree.leaves]
+    count = len(leaves)
+    calls = {key: rows for _, leaf in leaves for key, rows in leaf.calls.items()}
+    dead = [tree for tree in trees if tree not in live]
+    return {
+        "reward": sum(share * leaf.reward for share, leaf in leaves) / count if count else 0.0,
+        "reward_std": sum(tree.deviation for tree in trees) / len(trees) if trees else 0.0,
+        "groups": float(len(trees)),
         "groups_live": float(len(live)),
-        "groups_too_easy": float(easy),
-        "groups_too_hard": float(hard),
+        "groups_too_easy": float(sum(tree.mean > 0 for tree in dead)),
+        "groups_too_hard": float(sum(tree.mean <= 0 for tree in dead)),
+        "group_size": count / len(trees) if trees else 0.0,
         "trajectories": float(count),
-        "rows": float(len(rows)),
-        "summaries": float(sum(sample.kind == "summary" for sample in calls)),
-        "truncated": float(sum(r[0].truncated for group in trajectories.values() for r in group.values())),
+        "branchings": float(sum(tree.branchings for tree in trees)),
+        "summaries": float(sum(rows[0].kind == "summary" for rows in calls.values())),
+        "truncated": float(sum(leaf.truncated for _, leaf in leaves)),
+        "completion_tokens": float(sum(len(row.completion_ids) for rows in calls.values() for row in rows)),
     }
-    return Batch(rows, stats)
+
+
+def _row_stats(rows: Sequence[TrainingRow]) -> dict[str, float]:
+    values = [row.advantage for row in rows] or [0.0]
+    mean = sum(values) / len(values)
+    return {
+        "rows": float(len(rows)),
+        "advantage_mean": mean,
+        "advantage_std": (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5,
+        "advantage_min": min(values),
+        "advantage_max": max(values),
+    }
+
+
+def _state_stats(trees: Sequence[Tree], settings: Grpo) -> dict[str, float]:
+    """How many states were met, and by one attempt only: those say nothing."""
+    if settings.grouping != "state":
+        return {}
+    met = [defaultdict[str, set[int]](set) for _ in trees]
+    for states, tree in zip(met, trees, strict=True):
+        for place, leaf in enumerate(tree.leaves):
+            for step in leaf.steps:
+                states[leaf.calls[step[-1]][0].state_key].add(place)
+    return {
+        "states": float(sum(len(states) for states in met)),
+        "states_met_once": float(sum(len(places) == 1 for states in met for places in states.values())),
+    }

@@ -8,7 +8,12 @@ from pydantic import Field, model_validator
 
 from nbagent.agent import Agent
 from nbagent.recipe import Recipe
+from nbagent.rollouts import CONCURRENCY
+from nbagent_training.branch_settings import Branch
+from nbagent_training.failures import Failures
+from nbagent_training.loss_settings import Kernel, Lora, Loss
 from nbagent_training.scratch import Size
+from nbagent_training.trackers import Watch
 
 
 class Tasks(Recipe):
@@ -79,21 +84,59 @@ class Grpo(Recipe):
     final_lr: float = Field(default=0.1, ge=0, le=1)
     """The learning rate falls linearly to this share of itself."""
     token_budget: int = Field(default=3072, ge=64)
-    """Padded tokens per micro-batch."""
-    grouping: Literal["trajectory"] = "trajectory"
-    """Which rollouts or steps are compared with each other."""
+    """Tokens per micro-batch, shared prefixes counted once."""
+    grouping: Literal["trajectory", "state", "branch", "rollout", "step_index"] = "trajectory"
+    """What is compared with what (advantages.py): attempts at a task; also steps that met the same notebook; attempts
+    that go on from one live state; the steps of one attempt, for tasks with step rewards; steps of the same number,
+    which is biased where attempts differ in length."""
+    branch: Branch = Branch()
+    """Where rollouts are branched, under grouping `branch`."""
     gamma: float = Field(default=1.0, gt=0, le=1)
-    """Discount per remaining model call."""
+    """Discount per remaining model call of the advantage; under `state` and `step_index` per step, of the return."""
     sigma: Literal["group", "none"] = "group"
     """Whether advantages are divided by the group's deviation."""
+    baseline: Literal["mean", "leave_one_out"] = "mean"
+    """What is taken off: the group's mean, or that of the others."""
+    state_weight: float = Field(default=1.0, gt=0)
+    """Weight of the comparison within a state, beside that of attempts, under grouping `state`."""
+    malformed_penalty: float = Field(default=0.0, ge=0, le=1)
+    """Taken off the return of a step that wrote no action, which stays between 0 and 1."""
+    failed_penalty: float = Field(default=0.0, ge=0, le=1)
+    """The same for a step whose tool call failed."""
+    normalisation: Literal["rollout_token_mean", "row_mean", "token_mean", "constant"] = "rollout_token_mean"
+    """How tokens are weighed (weights.py): every attempt the same, also every call in it, every token the same, or by
+    `constant_tokens`."""
+    constant_tokens: int | None = Field(default=None, ge=1)
+    """Tokens that an attempt's loss is divided by, under `constant`; e.g. the most it may write."""
     mask_truncated: bool = False
     """Leave trajectories that ran into a limit out of the loss (they stay in the statistics)."""
     summary_weight: float = Field(default=1.0, ge=0)
     """Weight of a token of a memory (policy `summarize`) relative to an action's; 0 does not train memories."""
-    tis_cap: float | None = None
-    """Cap of the truncated importance ratio between sampler and trainer; None: no correction."""
+    loss: Loss = Loss()
+    """What is minimised."""
+    attention: Kernel = "sdpa"
+    """What computes attention in training; `flex`, on a GPU only, is one kernel however many prefixes are shared."""
+    recompute: bool = False
+    """Compute activations again in the backward pass: much less memory for about a third more time."""
     save_every: int = Field(default=10, ge=1)
     """Updates between checkpoints."""
+
+    @model_validator(mode="after")
+    def _grouped(self) -> Grpo:
+        own, size = self.branch, self.group_size
+        if self.grouping != "branch" and own != Branch():
+            raise ValueError('grpo.branch: only grouping = "branch" branches; set it, or leave the table out')
+        if self.grouping == "branch" and not (own.roots or size // own.alternatives):
+            raise ValueError(f"grpo.branch.alternatives: {own.alternatives} are more than group_size = {size}")
+        if self.grouping == "branch" and (own.roots > size or size % (own.roots or size // own.alternatives)):
+            raise ValueError(f"grpo.branch: the roots share group_size = {size} evenly; set roots to a divisor of it")
+        if self.grouping == "rollout" and self.gamma != 1:
+            raise ValueError("grpo.gamma: grouping rollout compares the rewards of single steps; leave gamma out")
+        if self.grouping != "state" and self.state_weight != 1:
+            raise ValueError('grpo.state_weight: only grouping = "state" has one')
+        if (self.normalisation == "constant") != (self.constant_tokens is not None):
+            raise ValueError('grpo.constant_tokens: goes with normalisation = "constant", and that with it')
+        return self
 
 
 class TrainRecipe(Recipe):
@@ -105,13 +148,20 @@ class TrainRecipe(Recipe):
     """Autocast to bfloat16 in training, and sample from a bfloat16 copy."""
     threads: int = Field(default=0, ge=0)
     """PyTorch threads; 0: one per core; 1 makes runs repeat number for number."""
+    concurrency: int = Field(default=CONCURRENCY, ge=1)
+    """Rollouts at once, each with a kernel of its own; 1 makes a run that was killed amid its rollouts go on to the very
+    numbers of one that was not, since no batch then depends on what else was under way."""
     score_greedy: bool = True
     """Score with greedy sampling too, beside temperature 1."""
     tasks: Tasks = Tasks()
     model: Model = Model()
+    lora: Lora = Lora()
     agent: Agent = Agent()
     warm_start: WarmStart = WarmStart()
     grpo: Grpo = Grpo()
+    failures: Failures = Failures()
+    """When too many rollouts fail on the host's side."""
+    watch: Watch = Watch()
 
     @model_validator(mode="after")
     def _together(self) -> TrainRecipe:
