@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import collections
 import socket
-import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from nbagent_kernels.confinement import plan
 from nbagent_kernels.environment import TAG
 from nbagent_kernels.errors import CannotBranch, KernelStartError
 from nbagent_kernels.forkedwire import ForkedWire
-from nbagent_kernels.snapshot import copy_session
 from nbagent_kernels.types import SessionSpec
 from nbagent_kernels.wire import Message
 from nbagent_kernels.workspace import Workspace
@@ -34,6 +31,14 @@ class Server(Protocol):
         """A registered wire for a kernel to come."""
         ...
 
+    def plan(self, spec: SessionSpec, workspace: Workspace, branch: bool) -> dict[str, Any]:
+        """What confines a kernel."""
+        ...
+
+    async def copy(self, source: Workspace, target: Workspace) -> None:
+        """Copy a session's folders. Raises CannotBranch."""
+        ...
+
 
 async def branch_kernel(
     server: Server, parent: ForkedWire, spec: SessionSpec, source: Workspace, target: Workspace
@@ -48,7 +53,7 @@ async def branch_kernel(
         "target": str(target.folder),
         "cwd": str(target.work),
         "env": {TAG: str(target.number)},
-        "confine": plan(spec, target, spec.interpreter or sys.executable, branch=True),
+        "confine": server.plan(spec, target, branch=True),
     }
     ours, theirs = socket.socketpair()
     child = server.wire(ours, spec, target)
@@ -65,7 +70,7 @@ async def branch_kernel(
         with theirs:
             answered = parent.ask_branch(request, theirs.fileno())
         pid = await _pid(parent, child, answered)
-        await asyncio.to_thread(copy_session, source, target)
+        await server.copy(source, target)
         server.order({"op": "adopt", "id": child.id, "tag": str(target.number), "pid": pid, "of": parent.id})
         await child.wait_ready(ANSWER_S)
         if answered is not None:

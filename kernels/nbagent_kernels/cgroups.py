@@ -38,7 +38,27 @@ OOM_COUNTERS = {"memory": "memory.oom_control", "": "memory.events"}
 _log = logging.getLogger(__name__)
 
 
-class Group:
+class Counters:
+    """What a control group, of which there may be a folder for each controller, has refused and killed so far."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = tuple(folders)
+
+    @classmethod
+    def of_process(cls, pid: int) -> Counters:
+        """Of the groups that a process is in; they say nothing where those cannot be read."""
+        return cls([own_place(name, pid) for name in ("memory", "pids", "")])
+
+    def oom_kills(self) -> int:
+        """Processes of the group that were killed for want of memory, so far."""
+        return max(_count(folder / name, "oom_kill") for folder in self.folders for name in OOM_COUNTERS.values())
+
+    def refused_forks(self) -> int:
+        """Processes and threads that the group could not start, so far."""
+        return max(_count(folder / "pids.events", "max") for folder in self.folders)
+
+
+class Group(Counters):
     """One session's control group, which is one folder in version 2 and one per controller in version 1.
 
     Args:
@@ -51,7 +71,7 @@ class Group:
     """
 
     def __init__(self, outer: Sequence[Path], name: str, limits: Limits) -> None:
-        self.folders = tuple(folder / name for folder in outer)
+        super().__init__([folder / name for folder in outer])
         try:
             for folder in self.folders:
                 folder.mkdir(exist_ok=True)
@@ -62,14 +82,6 @@ class Group:
         except OSError:
             self.end()
             raise
-
-    def oom_kills(self) -> int:
-        """Processes of the group that were killed for want of memory, so far."""
-        return max(_count(folder / name, "oom_kill") for folder in self.folders for name in OOM_COUNTERS.values())
-
-    def refused_forks(self) -> int:
-        """Processes and threads that the group could not start, so far."""
-        return max(_count(folder / "pids.events", "max") for folder in self.folders)
 
     def end(self) -> None:
         """Kill what is left in it and remove it."""
@@ -134,10 +146,10 @@ def places() -> tuple[Path, ...]:
     return ()
 
 
-def own_place(controller: str) -> Path:
-    """This process's own group: a controller's in version 1, or with "" version 2's. The mount where there is none."""
+def own_place(controller: str, pid: int | str = "self") -> Path:
+    """A process's own group: a controller's in version 1, or with "" version 2's. The mount where there is none."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
             _, names, path = line.split(":", 2)
             if controller in names.split(","):
                 # In a container the path may be the host's, while what is mounted begins at the container's own group.

@@ -2,6 +2,7 @@
 
 KernelError
 ├── KernelStartError (also RuntimeError)      no kernel came up; says which and why
+├── EngineFailed (also ConnectionError)       the Docker engine is not there, refuses, or ended a sandbox
 ├── KernelTimeout (also TimeoutError)         a host-side wait ran out (never a cell's own time limit)
 ├── SessionClosed (also RuntimeError)         a verb was called after close()
 ├── PathOutside (also PermissionError)        a file verb named something outside the working directory
@@ -18,6 +19,10 @@ class KernelError(Exception):
 
 class KernelStartError(KernelError, RuntimeError):
     """No kernel came up."""
+
+
+class EngineFailed(KernelError, ConnectionError):
+    """The Docker engine does not answer, refuses, or ended a sandbox that was in use."""
 
 
 class KernelTimeout(KernelError, TimeoutError):

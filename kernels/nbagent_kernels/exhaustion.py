@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from nbagent_kernels.cgroups import Group
+from nbagent_kernels.cgroups import Counters
 from nbagent_kernels.types import CellResult, Limits
 
 SIGNS = (
@@ -24,7 +24,7 @@ class LimitWatch:
         group: its control group, which counts what was refused or killed, whatever the cell made of it.
     """
 
-    def __init__(self, limits: Limits, group: Group | None) -> None:
+    def __init__(self, limits: Limits, group: Counters | None) -> None:
         self._limits = limits
         self._group = group
         self._before = self._counts()

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from nbagent_kernels.errors import PathOutside
+from nbagent_kernels.filestream import Frames, send_file
 from nbagent_kernels.removal import FOLDER
 from nbagent_kernels.types import FileEntry
 
@@ -93,6 +94,11 @@ class Files:
         finally:
             os.close(target)
 
+    def send(self, frames: Frames, max_bytes: int) -> None:
+        """Send regular files and folders as a tree, by the rules of `export`. Raises OSError."""
+        with _reopened(self._fd, os.O_RDONLY | os.O_DIRECTORY) as source:
+            _Sending(self.shared, max_bytes, frames).folder(source, -1, ".", 0)
+
     def _size(self, folder: int, item: os.DirEntry[str]) -> int:
         if item.is_symlink() and (target := _shared_target(folder, item.name, self.shared)):
             return Path(target).stat().st_size
@@ -158,6 +164,10 @@ class _Export:
             _log.warning("export to %s: what lies deeper than %d folders is left out", path, DEPTH)
             return 0
         self.count(name)
+        return self.enter(fd, target, name, path, depth)
+
+    def enter(self, fd: int, target: int, name: str, path: str, depth: int) -> int:
+        """Copy a folder, as the one of its name in the target."""
         with suppress(FileExistsError):
             os.mkdir(name, 0o755, dir_fd=target)
         into = os.open(name, FOLDER, dir_fd=target)
@@ -188,6 +198,30 @@ class _Export:
         self.entries_left -= 1
         if self.entries_left < 0:
             raise OSError(errno.EFBIG, f"the working directory has more than {EXPORTED} entries", name)
+
+
+class _Sending(_Export):
+    """The same as a stream, for which targets mean nothing."""
+
+    def __init__(self, shared: Collection[str], max_bytes: int, frames: Frames) -> None:
+        super().__init__(shared, max_bytes)
+        self.frames = frames
+
+    def enter(self, fd: int, target: int, name: str, path: str, depth: int) -> int:
+        self.frames.say({"kind": "folder", "name": name})
+        with _reopened(fd, os.O_RDONLY | os.O_DIRECTORY) as source:
+            copied = self.folder(source, -1, path, depth)
+        self.frames.say({"kind": "up"})
+        return copied
+
+    def file(self, fd: int, target: int, name: str) -> int:
+        self.count(name)
+        if os.fstat(fd).st_size > self.bytes_left:
+            raise _too_large(name)
+        with _reopened(fd, os.O_RDONLY) as source:
+            copied = send_file(self.frames, name, _chunks(source, self.bytes_left + 1))
+        self.bytes_left -= copied
+        return copied
 
 
 def _too_large(name: str) -> OSError:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import functools
 import itertools
-import json
 import logging
 import signal
 import socket
@@ -17,46 +15,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nbagent_kernels.branching import branch_kernel
 from nbagent_kernels.confinement import plan
-from nbagent_kernels.environment import base_environment, kernel_environment, rlimits
+from nbagent_kernels.environment import base_environment, kernel_environment
 from nbagent_kernels.errors import KernelStartError
-from nbagent_kernels.forkedwire import END_S, ForkedWire, largest_frame
-from nbagent_kernels.live import LiveSession
+from nbagent_kernels.forkedwire import END_S, ForkedWire
+from nbagent_kernels.forkhost import HASH_SEED, PRELOAD, RUN, ForkServer
+from nbagent_kernels.live import LiveSession, hosted
+from nbagent_kernels.snapshot import copy_session
 from nbagent_kernels.types import SessionSpec
 from nbagent_kernels.workspace import Workspace, process_root
 
-PRELOAD: tuple[str, ...] = (
-    "numpy",
-    "pandas",
-    "scipy.stats",
-    "matplotlib.pyplot",
-    "anndata",
-    "scanpy",
-    "statsmodels.api",
-    "statsmodels.formula.api",
-    "statsmodels.stats.multitest",
-    "sklearn.linear_model",
-    "sklearn.ensemble",
-    "sklearn.model_selection",
-    "sklearn.preprocessing",
-    "sklearn.decomposition",
-    "sklearn.cluster",
-    "sklearn.metrics",
-    "sklearn.datasets",
-)
-"""What the fork server imports where the spec names nothing; what is not installed is skipped and logged."""
-HASH_SEED = 0
-"""PYTHONHASHSEED of every forked kernel: it is the server's and cannot change at a fork."""
 SERVER_START_S = 120.0
 """Seconds the server may take to import everything, with a cold disk."""
 
 _log = logging.getLogger(__name__)
-# Run as a file, the server would have this folder on its path, where types.py hides the standard library's.
-_RUN = "import sys; __file__ = sys.argv.pop(1); exec(compile(open(__file__).read(), __file__, 'exec'))"
 _SERVER = Path(__file__).with_name("forkserver.py")
 _servers: dict[tuple[int, str, tuple[str, ...]], asyncio.Future[_Server]] = {}
-_ids = itertools.count(1)
+_numbers = itertools.count(1)
 _warned: set[str] = set()
 
 
@@ -82,7 +57,7 @@ async def open_fork(spec: SessionSpec) -> LiveSession:
     except Unusable as why:
         _fall_back(str(why))
         return await open_local(spec)
-    return await LiveSession(spec, Workspace(), _start).open()
+    return await LiveSession(spec, hosted(_start)).open()
 
 
 def end_servers() -> None:
@@ -126,17 +101,11 @@ def _started_well(future: asyncio.Future[_Server]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
 
 
-class _Server:
-    """The host's side of one fork server."""
+class _Server(ForkServer):
+    """A fork server that is a process of this host's."""
 
     def __init__(self, interpreter: str, preload: tuple[str, ...]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._wires: dict[int, ForkedWire] = {}
-        self._ready: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
-        self.ended = False
-        """True when no more kernels can come from it."""
         root = process_root()
-        log = root / f"forkserver-{next(_ids)}.log"
         home = root / "server"
         home.mkdir(mode=0o700, exist_ok=True)
         environment = {
@@ -145,12 +114,12 @@ class _Server:
             "IPYTHONDIR": str(home / ".ipython"),
             "PYTHONHASHSEED": str(HASH_SEED),
         }
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._log_file = log
-        with theirs, log.open("wb") as sink:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._log_file = root / f"forkserver-{next(_numbers)}.log"
+        with theirs, self._log_file.open("wb") as sink:
             try:
                 self._process = subprocess.Popen(
-                    [interpreter, "-c", _RUN, str(_SERVER), str(theirs.fileno()), str(root), ",".join(preload)],
+                    [interpreter, "-c", RUN, str(_SERVER), str(theirs.fileno()), str(root), ",".join(preload)],
                     stdin=subprocess.DEVNULL,
                     stdout=sink,
                     stderr=sink,
@@ -160,10 +129,9 @@ class _Server:
                     start_new_session=True,
                 )
             except OSError as error:
-                self._control.close()
+                ours.close()
                 raise Unusable(f"the fork server did not start: {error}") from error
-        self._control.setblocking(False)
-        self._loop.add_reader(self._control, self._readable)
+        super().__init__(ours)
         atexit.register(self.end)
 
     async def start(self) -> _Server:
@@ -181,95 +149,24 @@ class _Server:
             _log.info("the fork server could not import %s: %s", module, why)
         return self
 
-    async def fork(self, spec: SessionSpec, workspace: Workspace) -> ForkedWire:
-        """A new kernel. Raises KernelStartError."""
-        ours, theirs = socket.socketpair()
-        wire = self.wire(ours, spec, workspace)
-        request = {
-            "op": "fork",
-            "id": wire.id,
-            "tag": str(workspace.number),
-            "cwd": str(workspace.work),
-            "env": kernel_environment(spec, workspace, HASH_SEED),
-            "seed": spec.seed,
-            "rlimits": rlimits(spec.limits),
-            "confine": plan(spec, workspace, spec.interpreter or sys.executable),
-            "largest": largest_frame(spec.limits),
-        }
-        with theirs:
-            try:
-                await self._send(request, [theirs.fileno()])
-                await wire.wait_ready(spec.limits.start_s)
-            except BaseException:
-                await wire.close()
-                raise
-        return wire
+    def plan(self, spec: SessionSpec, workspace: Workspace, branch: bool) -> dict[str, Any]:
+        """Landlock, namespaces and limits; see confinement.plan."""
+        return plan(spec, workspace, spec.interpreter or sys.executable, branch=branch)
 
-    def wire(self, sock: socket.socket, spec: SessionSpec, workspace: Workspace) -> ForkedWire:
-        """A wire that hears from the server of its kernel's end."""
-        wire = ForkedWire(next(_ids), sock, spec, workspace, self.order, functools.partial(branch_kernel, self))
-        self._wires[wire.id] = wire
-        wire.dead.add_done_callback(lambda _: self._wires.pop(wire.id, None))
-        return wire
+    def environment(self, spec: SessionSpec, workspace: Workspace) -> Mapping[str, Any]:
+        """The allow-list of the host's, and the session's own."""
+        return {"env": kernel_environment(spec, workspace, HASH_SEED)}
 
-    async def _send(self, request: Mapping[str, Any], fds: list[int]) -> None:
-        packet = json.dumps(request).encode()
-        while not self.ended:
-            try:
-                socket.send_fds(self._control, [packet], fds)
-                return
-            except BlockingIOError:
-                await asyncio.sleep(0.001)  # the server is busy forking
-            except OSError as error:
-                raise KernelStartError(f"the fork server is gone: {error}") from error
-        raise KernelStartError("the fork server is gone")
-
-    def order(self, request: Mapping[str, Any]) -> None:
-        """Send a request without a descriptor; retried while the server is busy."""
-        if self.ended:
-            return
-        try:
-            self._control.send(json.dumps(request).encode())
-        except BlockingIOError:
-            self._loop.call_later(0.001, self.order, request)
-        except OSError:
-            self._lost()
+    async def copy(self, source: Workspace, target: Workspace) -> None:
+        """See snapshot.copy_session."""
+        await asyncio.to_thread(copy_session, source, target)
 
     def end(self) -> None:
         """Close the control socket: the server kills its kernels and ends."""
-        if not self.ended:
-            self._lost()
+        self._lost()
         atexit.unregister(self.end)
 
-    def _readable(self) -> None:
-        while True:
-            try:
-                packet = self._control.recv(1 << 20)
-            except BlockingIOError:
-                return
-            except OSError:
-                packet = b""
-            if not packet:
-                self._lost()
-                return
-            message = json.loads(packet)
-            if message["op"] == "ready":
-                if not self._ready.done():
-                    self._ready.set_result(message)
-            elif (wire := self._wires.get(message["id"])) is None:
-                continue
-            elif message["op"] == "forked":
-                wire.forked(message["pid"])
-            elif message["op"] == "signaled":
-                wire.passed_on()
-            else:
-                wire.ended(message)
-
-    def _lost(self) -> None:
-        self.ended = True
-        if not self._loop.is_closed():
-            self._loop.remove_reader(self._control)
-        self._control.close()
+    def _gone(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_S)
         if self._process.poll() is None:
@@ -281,7 +178,6 @@ class _Server:
             if not self._ready.done():
                 tail = self._log_file.read_bytes()[-2000:].decode("utf-8", "replace").strip()
                 self._ready.set_exception(Unusable(f"the fork server ended ({why}): {tail}"))
-            for wire in list(self._wires.values()):
-                wire.ended({"op": "failed", "why": f"the fork server ended ({why})"})
+            self._tell_end(f"the fork server ended ({why})")
         with contextlib.suppress(OSError):
             self._log_file.unlink()

@@ -183,8 +183,9 @@ def become_kernel(kernel: Any, channel: Channel, sock: socket.socket, request: d
 
     os.setsid()
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    kept = {name: os.environ[name] for name in request.get("keep", ()) if name in os.environ}
     os.environ.clear()
-    os.environ.update(request["env"])
+    os.environ.update(kept | request["env"])
     kernel.shell.init_environment()
     os.chdir(request["cwd"])
     kernel.shell.user_ns["_dh"][:] = [str(Path.cwd())]

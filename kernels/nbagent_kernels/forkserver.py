@@ -2,14 +2,16 @@
 
 Standard library and ipykernel only, run by the kernel's own interpreter, with the files forked*.py beside it:
 
-    forkserver.py CONTROL_FD ROOT MODULE,MODULE,…
+    forkserver.py CONTROL ROOT MODULE,MODULE,…
 
-The control socket (SOCK_SEQPACKET, one JSON object per packet) takes
+CONTROL is a descriptor, or the path of a socket to connect to. The socket (SOCK_SEQPACKET, one JSON object per packet)
+takes
     {"op": "fork", "id", "tag", "cwd", "env", "seed", "rlimits", "largest"}   with the kernel's end of a stream pair
     {"op": "signal", "id", "signal"}                               to the kernel's process group
     {"op": "drop", "id"}                                           kills the kernel's group
     {"op": "adopt", "id", "tag", "pid", "of"}                      takes on the branch that kernel `of` has forked
     {"op": "abort", "id", "of"}                                    gives up a branch, whether adopted or not
+    {"op": "files"}    with one end of a stream pair: answers one request for files (containedfiles.py)
 and gives {"op": "ready", …}, {"op": "exit", "id", "status" (as waitpid gives it)}, {"op": "failed", "id", "why"},
 {"op": "forked", "id", "pid"} for a kernel or a branch taken on, {"op": "signaled", "id"} when a signal has been sent.
 PYTHONHASHSEED is the server's for every kernel: it cannot change at a fork.
@@ -54,6 +56,8 @@ class Server:
         self.parent = os.getppid()
         self.kernels: dict[int, tuple[int, str]] = {}
         """pid -> id and session tag, of kernels not reaped yet: their pids cannot have been given to others."""
+        self.clerks: set[int] = set()
+        """pids of children that answer a request for files."""
         self.making = load_beside("forkedkernel")
         self.channel = self.making.Channel()
         self.kernel: Any = None
@@ -106,6 +110,9 @@ class Server:
         if request["op"] == "fork":
             self.fork(request, socket.socket(fileno=fds[0]))
             return
+        if request["op"] == "files":
+            self.answer_files(socket.socket(fileno=fds[0]))
+            return
         if request["op"] == "adopt":
             self.adopt(request)
             return
@@ -150,6 +157,19 @@ class Server:
                 self.channel.send("failed", {"why": traceback.format_exc()})
         os._exit(70)
 
+    def answer_files(self, sock: socket.socket) -> None:
+        """Fork a child that answers one request for files; it never returns."""
+        with sock, contextlib.suppress(OSError):
+            if pid := os.fork():
+                self.clerks.add(pid)
+                return
+            try:
+                signal.set_wakeup_fd(-1)
+                self.control.close()
+                load_beside("containedfiles").answer(sock)
+            finally:
+                os._exit(0)
+
     def adopt(self, request: dict[str, Any]) -> None:
         """Count a kernel's branch among the kernels and end the process between, which makes it a child of this one."""
         between = parent_of(request["pid"])
@@ -173,6 +193,7 @@ class Server:
                 return
             if not pid:
                 return
+            self.clerks.discard(pid)
             if (kernel := self.kernels.pop(pid, None)) is not None:
                 kill_group(pid, signal.SIGKILL)
                 self.end_strays(kernel[1])
@@ -184,7 +205,7 @@ class Server:
             found = False
             with contextlib.suppress(OSError):
                 for pid in map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()):
-                    if pid not in self.kernels and session_of(pid) in (session, None):
+                    if pid not in self.kernels and pid not in self.clerks and session_of(pid) in (session, None):
                         found = True
                         with contextlib.suppress(OSError):
                             os.kill(pid, signal.SIGKILL)
@@ -206,6 +227,15 @@ class Server:
             self.end_strays(session)
         if os.getppid() != self.parent or not Path(f"/proc/{self.parent}").exists():
             shutil.rmtree(self.root, ignore_errors=True)
+
+
+def control_socket(given: str) -> socket.socket:
+    """The control socket, from a descriptor or a path."""
+    if given.isdigit():
+        return socket.socket(fileno=int(given))
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    control.connect(given)
+    return control
 
 
 def load_beside(name: str) -> Any:
@@ -262,7 +292,7 @@ def session_of(pid: int) -> str | None:
 
 
 if __name__ == "__main__":
-    server = Server(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
+    server = Server(control_socket(sys.argv[1]), sys.argv[2])
     names = [name for name in sys.argv[3].split(",") if name]
     this = sys.modules["__main__"]  # the shell puts its own module in this place
     sys.argv = ["ipykernel_launcher"]

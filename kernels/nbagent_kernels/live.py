@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,13 +22,32 @@ Start = Callable[[SessionSpec, Workspace], Awaitable[Wire]]
 """Starts one kernel in a workspace. Raises KernelStartError."""
 
 
-class LiveSession:
-    """A Session over any wire. Made by `open_local` and `open_fork`."""
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What differs between backends."""
 
-    def __init__(self, spec: SessionSpec, workspace: Workspace, start: Start) -> None:
+    place: Callable[[Workspace | None], Workspace]
+    """Folders of a new session, or of one that branches off from the session whose folders are given."""
+    prepare: Callable[[SessionSpec, Workspace], Awaitable[None]]
+    """Makes the folders of a new session ready for its first kernel. Raises KernelStartError."""
+    bound: Callable[[SessionSpec, Workspace], Awaitable[None]]
+    """Makes those of a branch ready."""
+    start: Start
+
+
+def hosted(start: Start) -> Backend:
+    """A backend whose sessions are folders and processes of this host."""
+    return Backend(Workspace, prepare, bound, start)
+
+
+class LiveSession:
+    """A Session over any wire. Made by the functions that `session.BACKENDS` names."""
+
+    def __init__(self, spec: SessionSpec, backend: Backend, within: Workspace | None = None) -> None:
         self._spec = spec
-        self._workspace = workspace
-        self._start = start
+        self._backend = backend
+        self._workspace = backend.place(within)
+        self._start = backend.start
         self._wire: Wire | None = None
         self._lock = asyncio.Lock()
         self._cell: Cell | None = None
@@ -59,7 +78,7 @@ class LiveSession:
     async def open(self) -> LiveSession:
         """Fill the working directory and start the first kernel; leaves nothing behind where that fails."""
         try:
-            await prepare(self._spec, self._workspace)
+            await self._backend.prepare(self._spec, self._workspace)
             self._wire = await self._start(self._spec, self._workspace)
         except BaseException:
             await self.close()
@@ -133,7 +152,7 @@ class LiveSession:
             steps = list(self._steps)
             if method == "fork":
                 return await self._fork(steps)
-        session = await LiveSession(self._spec, Workspace(), self._start).open()
+        session = await LiveSession(self._spec, self._backend).open()
         try:
             await replay(steps, session)
         except BaseException:
@@ -148,9 +167,9 @@ class LiveSession:
         if wire.dead.done():
             raise CannotBranch(f"the kernel has ended since the last cell: {wire.dead.result()}")
         await wire.calm()
-        session = LiveSession(self._spec, Workspace(within=self._workspace), self._start)
+        session = LiveSession(self._spec, self._backend, within=self._workspace)
         try:
-            await bound(self._spec, session._workspace)
+            await self._backend.bound(self._spec, session._workspace)
             session._wire = await wire.branch(self._spec, self._workspace, session._workspace)
         except BaseException:
             await session.close()
@@ -161,17 +180,17 @@ class LiveSession:
     async def list(self, path: str = ".") -> list[FileEntry]:
         """Entries of a folder, sorted by name."""
         self._check_open()
-        return await asyncio.to_thread(self._workspace.files.list, path)
+        return await self._workspace.list(path)
 
     async def read(self, path: str, max_bytes: int = 1 << 20) -> bytes:
         """The first `max_bytes` of a file."""
         self._check_open()
-        return await asyncio.to_thread(self._workspace.files.read, path, max_bytes)
+        return await self._workspace.read(path, max_bytes)
 
     async def export(self, dest: Path, max_bytes: int = 1 << 30) -> int:
         """Copy the working directory's regular files to `dest`; returns bytes copied."""
         self._check_open()
-        return await asyncio.to_thread(self._workspace.files.export, dest, max_bytes)
+        return await self._workspace.export(dest, max_bytes)
 
     async def close(self) -> None:
         """End the kernel, remove sockets and working directory. Idempotent."""

@@ -22,7 +22,7 @@ from nbagent_kernels.confinement import confined_command, plan
 from nbagent_kernels.environment import TAG, kernel_environment
 from nbagent_kernels.errors import CannotBranch, KernelStartError
 from nbagent_kernels.guard import Guard, end_tagged
-from nbagent_kernels.live import LiveSession
+from nbagent_kernels.live import LiveSession, hosted
 from nbagent_kernels.types import SessionSpec
 from nbagent_kernels.wire import Listener, Message, Wire, cause_of, first, settle
 from nbagent_kernels.workspace import Workspace
@@ -58,7 +58,7 @@ async def open_local(spec: SessionSpec) -> LiveSession:
         KernelStartError: there is no such kernelspec, or its kernel did not come up.
     """
     command(spec)
-    return await LiveSession(spec, Workspace(), _start).open()
+    return await LiveSession(spec, hosted(_start)).open()
 
 
 def command(spec: SessionSpec) -> tuple[list[str], Mapping[str, str], str, str]:

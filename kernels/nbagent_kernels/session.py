@@ -12,6 +12,7 @@ from nbagent_kernels.types import CellResult, FileEntry, SessionSpec
 BACKENDS: dict[str, str] = {
     "local": "nbagent_kernels.local:open_local",
     "fork": "nbagent_kernels.fork:open_fork",
+    "docker": "nbagent_kernels.sandbox:open_docker",
 }
 
 

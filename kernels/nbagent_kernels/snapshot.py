@@ -10,10 +10,13 @@ import contextlib
 import fcntl
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from nbagent_kernels.errors import CannotBranch
 from nbagent_kernels.removal import FOLDER
-from nbagent_kernels.workspace import Workspace
+
+if TYPE_CHECKING:
+    from nbagent_kernels.workspace import Workspace
 
 COPY_BYTES = 4 << 30
 """Bytes a branch may cost on disk; a session whose folders hold more cannot be branched."""

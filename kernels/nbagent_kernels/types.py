@@ -37,6 +37,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerSettings:
+    """The container of a session (backend `docker`). Its memory and processes are bounded by the session's `Limits`."""
+
+    image: str
+    """Image in the engine, best by its id; never pulled. For the places that it must have see docker/README.md."""
+    seccomp: str = field(repr=False)
+    """The seccomp profile, as JSON text."""
+    runtime: str | None = None
+    """The engine's runtime, e.g. `runsc`; None: the engine's default."""
+    cpus: float = 1.0
+    """Processors the container may use."""
+    work_bytes: int = 1 << 30
+    """Size of the tmpfs with the working directory, bytes. What lies in it counts as memory."""
+    tmp_bytes: int = 512 << 20
+    """Size of the tmpfs /tmp, bytes. What lies in it counts as memory."""
+    run: str = ""
+    """Name of the run, as a label of the container."""
+
+
+@dataclass(frozen=True, slots=True)
 class SessionSpec:
     """One live kernel with a working directory of its own.
 
@@ -61,6 +81,8 @@ class SessionSpec:
     """Modules the fork server imports before it forks (backend `fork`); None: the scientific stack."""
     network: bool = False
     """True leaves TCP alone; False forbids it where Landlock can (ABI 4)."""
+    container: ContainerSettings | None = None
+    """The container (backend `docker`, which needs it)."""
     seed: int = 0
     """Seeds PYTHONHASHSEED, `random` and numpy's legacy generator before the first cell."""
 

@@ -15,17 +15,18 @@ import shutil
 import stat
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
-from nbagent_kernels.cgroups import Group, is_over, oom_kills, started
+from nbagent_kernels.capsule import SHARED_BYTES, entries
+from nbagent_kernels.cgroups import Counters, Group, is_over, oom_kills, started
 from nbagent_kernels.errors import KernelStartError
 from nbagent_kernels.files import Files
 from nbagent_kernels.removal import FOLDER, remove_at, remove_tree
+from nbagent_kernels.types import FileEntry
 
 WORK, HOME, TMP, BRANCHES = "work", "home", "tmp", "b"
 """Names of a session's folders; the last one holds those of its branches and is short, as paths of sockets must be."""
-SHARED_BYTES = 8 << 20
-"""Capsule files of this size and more are linked where the kernel cannot write to them."""
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
 _root: tuple[int, Path] | None = None
@@ -41,7 +42,7 @@ class Workspace:
     """
 
     def __init__(self, within: Workspace | None = None) -> None:
-        self.number = next(_numbers)
+        self.number = next_number()
         """Unique in this process."""
         self._name = f"s{self.number}"
         self._within = within
@@ -64,7 +65,7 @@ class Workspace:
         """Capsule files that stand in the working directory as links."""
         self.files = Files(self.work, os.open(WORK, FOLDER, dir_fd=self.fd), self.shared)
         """The file verbs."""
-        self.group: Group | None = None
+        self.group: Counters | None = None
         """Bounds and counts what the session uses; None where the system grants no control group."""
         if within:
             with _lock:
@@ -83,8 +84,20 @@ class Workspace:
             raise KernelStartError(f"capsule {capsule}: {error.strerror or error}; is the folder there?") from error
         self.files.shared = frozenset(map(str, self.shared))
 
+    async def list(self, path: str) -> list[FileEntry]:
+        """See Session.list."""
+        return await asyncio.to_thread(self.files.list, path)
+
+    async def read(self, path: str, max_bytes: int) -> bytes:
+        """See Session.read."""
+        return await asyncio.to_thread(self.files.read, path, max_bytes)
+
+    async def export(self, dest: Path, max_bytes: int) -> int:
+        """See Session.export."""
+        return await asyncio.to_thread(self.files.export, dest, max_bytes)
+
     @property
-    def groups(self) -> list[str]:
+    def groups(self) -> Sequence[str]:
         """Folders of the control group; none where there is none."""
         return [str(folder) for folder in self.group.folders] if self.group is not None else []
 
@@ -98,7 +111,7 @@ class Workspace:
 
     def _remove(self) -> None:
         self.files.close()
-        if self.group is not None:
+        if isinstance(self.group, Group):
             self.group.end()
         for name in os.listdir(self.fd):  # noqa: PTH208
             if name != BRANCHES:
@@ -124,6 +137,11 @@ class Workspace:
         if self._within:
             return os.open(BRANCHES, FOLDER, dir_fd=self._within.fd)
         return os.open(process_root(), FOLDER)
+
+
+def next_number() -> int:
+    """A session's number: unique in this process."""
+    return next(_numbers)
 
 
 def process_root() -> Path:
@@ -168,25 +186,17 @@ def _remove_own(pid: int, root: Path) -> None:
 
 
 def _copy_capsule(capsule: Path, work: Path, share: bool) -> tuple[Path, ...]:
-    """Copy files and folders; links inside the capsule become files, those that lead out are left behind.
-
-    Returns the files that were linked instead of copied.
-    """
-    inside = os.path.realpath(capsule)
-    if not os.path.isdir(inside):  # noqa: PTH112
-        raise NotADirectoryError(0, "not a folder")
-    shared = []
-    for folder, names, files in os.walk(inside):
-        target = work / os.path.relpath(folder, inside)
-        for name in names:
-            (target / name).mkdir(mode=0o700, exist_ok=True)
-        for name in files:
-            source = os.path.realpath(os.path.join(folder, name))  # noqa: PTH118
-            if not source.startswith(inside + os.sep) or not os.path.isfile(source):  # noqa: PTH113
-                _log.warning("capsule %s: %s is left out, it leads outside or is no file", capsule, name)
-            elif share and os.path.getsize(source) >= SHARED_BYTES:  # noqa: PTH202
-                (target / name).symlink_to(source)
-                shared.append(Path(source))
-            else:
-                shutil.copyfile(source, target / name)
+    """Copy files and folders; returns the files that were linked instead of copied."""
+    shared, folder = [], work
+    for kind, name, source in entries(capsule):
+        if kind == "folder":
+            folder /= name
+            folder.mkdir(mode=0o700, exist_ok=True)
+        elif kind == "up":
+            folder = folder.parent
+        elif share and os.path.getsize(source) >= SHARED_BYTES:  # noqa: PTH202
+            (folder / name).symlink_to(source)
+            shared.append(Path(source))
+        else:
+            shutil.copyfile(source, folder / name)
     return tuple(shared)

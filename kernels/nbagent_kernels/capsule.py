@@ -1,0 +1,47 @@
+"""What of a capsule comes into a working directory: its files and folders, and links that stay inside as files."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+SHARED_BYTES = 8 << 20
+"""Capsule files of this size and more are linked where the kernel cannot write to them."""
+_log = logging.getLogger(__name__)
+
+
+class Entry(NamedTuple):
+    """One thing in a capsule."""
+
+    kind: Literal["folder", "file", "up"]
+    """`up`: the end of the folder that was named last and not ended yet."""
+    name: str
+    """Its name in its folder."""
+    source: str
+    """Its path on the host, without links."""
+
+
+def entries(capsule: Path) -> Iterator[Entry]:
+    """All of it, each folder before what it holds. Raises OSError where it cannot be read, or is no folder."""
+    inside = os.path.realpath(capsule)
+    if not os.path.isdir(inside):  # noqa: PTH112
+        raise NotADirectoryError(0, "not a folder")
+    yield from _entries(capsule, inside, inside)
+
+
+def _entries(capsule: Path, inside: str, folder: str) -> Iterator[Entry]:
+    for name in sorted(os.listdir(folder)):  # noqa: PTH208
+        place = os.path.join(folder, name)  # noqa: PTH118
+        if os.path.isdir(place) and not os.path.islink(place):  # noqa: PTH112, PTH114
+            yield Entry("folder", name, place)
+            yield from _entries(capsule, inside, place)
+            yield Entry("up", name, place)
+            continue
+        source = os.path.realpath(place)
+        if source.startswith(inside + os.sep) and os.path.isfile(source):  # noqa: PTH113
+            yield Entry("file", name, source)
+        else:
+            _log.warning("capsule %s: %s is left out, it leads outside or is no file", capsule, name)

@@ -1,0 +1,259 @@
+"""One hardened container: made, started, spoken to, removed. The engine's calls block and run in threads.
+
+A container has no network, no capability, a read-only root, a uid of its own, and two sized tmpfs. It shares two
+folders with the host, both read-only for it: the fork server's files, and one with a socket of the host's, to which the
+fork server connects once. So nothing that it does can write to the host's disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import functools
+import itertools
+import logging
+import os
+import secrets
+import shutil
+import socket
+import struct
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nbagent_kernels.cgroups import started
+from nbagent_kernels.environment import FIXED
+from nbagent_kernels.errors import EngineFailed, KernelStartError
+from nbagent_kernels.forkhost import HASH_SEED, RUN
+from nbagent_kernels.types import SessionSpec
+from nbagent_kernels.workspace import process_root
+
+PYTHON = "/opt/venv/bin/python"
+KERNEL_FILES, SOCKETS, WORK, DATA = "/nbagent", "/run/nbagent", "/work", "/data"
+"""Places inside; the capsule is at the last one."""
+SANDBOX_LABEL, RUN_LABEL = "nbagent.sandbox", "nbagent.run"
+OWNER_LABEL, MACHINE_LABEL = "nbagent.owner", "nbagent.machine"
+"""Labels of every container: that it is ours; the run; the process it belongs to, as PID-STARTED (cgroups.is_over says
+whether that has ended), and what that pid counts on: the boot and the pid namespace."""
+STARTS_AT_ONCE = 8
+"""Containers being started at once: an engine that is asked for many gets slower for all."""
+ENGINE_S = 60.0
+"""Longest silence of the engine, seconds."""
+SHM_BYTES = 64 << 20
+FILES = ("forkserver.py", "forked*.py", "confine.py", "contained*.py", "filestream.py", "files.py", "removal.py")
+ALSO = ("snapshot.py", "errors.py", "types.py")
+
+_log = logging.getLogger(__name__)
+_numbers = itertools.count(1)
+_lock = threading.Lock()
+_client: tuple[int, Any] | None = None
+_starting = concurrent.futures.ThreadPoolExecutor(STARTS_AT_ONCE, "nbagent-starts")
+_ending = concurrent.futures.ThreadPoolExecutor(STARTS_AT_ONCE, "nbagent-ends")
+
+
+class Container:
+    """One container and the host's end of its control socket.
+
+    Attributes:
+        control: connected to the fork server inside.
+        pid: the fork server's, in the host's namespace.
+        id: the engine's.
+    """
+
+    def __init__(self, spec: SessionSpec, modules: tuple[str, ...]) -> None:
+        if spec.container is None:
+            raise KernelStartError("backend docker needs a container in the spec: SessionSpec(container=…)")
+        self._spec, self._settings, self._modules = spec, spec.container, modules
+        self.id = ""
+        self.pid = 0
+        self.control: socket.socket | None = None
+        self._folder = process_root() / f"c{next(_numbers)}"
+        self._folder.mkdir(mode=0o755)
+        self._folder.chmod(0o755)  # whatever the umask
+
+    async def start(self) -> None:
+        """Make it, start it and take the fork server's call. Raises KernelStartError, EngineFailed."""
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+            door.bind(str(self._folder / "s"))
+            (self._folder / "s").chmod(0o666)
+            door.listen(1)
+            door.setblocking(False)
+            try:
+                starting = loop.run_in_executor(_starting, self._create_and_start)
+                await asyncio.shield(starting)
+                async with asyncio.timeout(self._spec.limits.start_s):
+                    self.control, _ = await loop.sock_accept(door)
+            except TimeoutError:
+                said = await loop.run_in_executor(_ending, self._said)
+                await self.remove()
+                raise KernelStartError(
+                    f"the sandbox did not answer within {self._spec.limits.start_s:g} s{said}"
+                ) from None
+            except BaseException:
+                await asyncio.wait([starting])
+                await self.remove()
+                raise
+        (self._folder / "s").unlink()
+        peer = self.control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        self.pid = struct.unpack("3i", peer)[0]
+
+    async def why_ended(self) -> str:
+        """What became of it, in words."""
+        return await asyncio.get_running_loop().run_in_executor(_ending, self._why_ended)
+
+    async def remove(self) -> None:
+        """Kill it and remove it, with its folder on the host. Idempotent."""
+        if self.control is not None:
+            self.control.close()
+        await asyncio.get_running_loop().run_in_executor(_ending, self._remove)
+
+    def _create_and_start(self) -> None:
+        with engine_errors():
+            api = client().api
+            self.id = api.create_container(
+                self._settings.image,
+                [PYTHON, "-c", RUN, f"{KERNEL_FILES}/forkserver.py", f"{SOCKETS}/s", "/tmp", ",".join(self._modules)],
+                user=":".join([str((1 << 20) + secrets.randbelow(1 << 30))] * 2),
+                working_dir=WORK,
+                environment={**FIXED, "HOME": "/tmp", "PYTHONHASHSEED": str(HASH_SEED)},
+                labels=labels(self._settings.run),
+                host_config=api.create_host_config(**self._host_config()),
+            )["Id"]
+            api.start(self.id)
+
+    def _host_config(self) -> Mapping[str, Any]:
+        limits, settings = self._spec.limits, self._settings
+        binds = {str(self._folder): SOCKETS, str(kernel_files()): KERNEL_FILES}
+        if self._spec.capsule is not None:
+            binds[str(self._spec.capsule.resolve())] = DATA
+        files = max(limits.open_files or 1 << 20, 4096)
+        return {
+            "binds": {place: {"bind": inside, "mode": "ro"} for place, inside in binds.items()},
+            "network_mode": "none",
+            "read_only": True,
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges:true", f"seccomp={settings.seccomp}"],
+            "pids_limit": limits.processes,
+            "mem_limit": limits.memory_bytes,
+            "memswap_limit": limits.memory_bytes,
+            "nano_cpus": int(settings.cpus * 1e9),
+            "tmpfs": {WORK: tmpfs(settings.work_bytes), "/tmp": tmpfs(settings.tmp_bytes)},
+            "shm_size": SHM_BYTES,
+            "ulimits": [{"Name": "nofile", "Soft": files, "Hard": files}, {"Name": "core", "Soft": 0, "Hard": 0}],
+            "ipc_mode": "private",
+            "init": True,
+            "runtime": settings.runtime,
+            "log_config": {"Type": "local", "Config": {"max-size": "1m", "max-file": "1", "compress": "false"}},
+        }
+
+    def _why_ended(self) -> str:
+        if not self.id:
+            return "the sandbox was closed"
+        with engine_errors():
+            state = client().api.inspect_container(self.id)["State"]
+        if state["OOMKilled"]:
+            return "out of memory: the sandbox ended"
+        return "the sandbox ended"
+
+    def _said(self) -> str:
+        """The end of what it wrote before it could be heard."""
+        with contextlib.suppress(Exception):
+            words = client().api.logs(self.id, tail=20).decode("utf-8", "replace").strip()[-2000:]
+            return f"; it wrote: {words}" if words else ""
+        return ""
+
+    def _remove(self) -> None:
+        identity, self.id = self.id, ""
+        if identity:
+            remove_container(identity)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def tmpfs(size: int) -> str:
+    """Options of a tmpfs; files may be programs, as compiled packages are."""
+    return f"rw,exec,nosuid,nodev,size={size},mode=1777"
+
+
+def remove_container(identity: str) -> None:
+    """Kill and remove a container; one that is gone is fine, a failure is logged."""
+    from docker.errors import APIError, NotFound
+    from requests.exceptions import RequestException
+
+    try:
+        client().api.remove_container(identity, force=True, v=True)
+    except NotFound:
+        pass
+    except (APIError, RequestException, OSError) as error:
+        if "already in progress" not in str(error):
+            _log.warning("the container %s could not be removed: %s", identity[:12], error)
+
+
+@functools.cache
+def machine() -> str:
+    """What process ids count on: the boot of the machine and the pid namespace."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+
+
+def labels(run: str) -> dict[str, str]:
+    """Labels of a container of this process."""
+    owner = f"{os.getpid()}-{started(os.getpid())}"
+    return {SANDBOX_LABEL: "session", RUN_LABEL: run, OWNER_LABEL: owner, MACHINE_LABEL: machine()}
+
+
+def client() -> Any:
+    """The connection to the engine that DOCKER_HOST names, or to the local one. Raises EngineFailed."""
+    global _client
+    with _lock:
+        if _client is None or _client[0] != os.getpid():
+            with engine_errors():
+                from docker import from_env
+
+                _client = os.getpid(), from_env(timeout=ENGINE_S, max_pool_size=2 * STARTS_AT_ONCE)
+            atexit.register(disconnect)
+        return _client[1]
+
+
+def disconnect() -> None:
+    """Close the connection to the engine; the next call makes another. Idempotent."""
+    global _client
+    with _lock:
+        if _client is not None and _client[0] == os.getpid():
+            _client[1].close()
+        _client = None
+
+
+@contextlib.contextmanager
+def engine_errors() -> Any:
+    """Turns what the SDK raises into KernelStartError, for what the engine refuses, or EngineFailed."""
+    from docker.errors import APIError, DockerException, ImageNotFound
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except ImageNotFound as error:
+        raise KernelStartError(f"the sandbox's image is not in the engine: {error.explanation}") from error
+    except APIError as error:
+        raise EngineFailed(f"the Docker engine: {error.explanation or error}") from error
+    except (DockerException, RequestException, OSError) as error:
+        raise EngineFailed(f"the Docker engine does not answer: {error}") from error
+
+
+def kernel_files() -> Path:
+    """A folder with the fork server's files, which any user inside may read; made once per process."""
+    folder = process_root() / "kernel"
+    with _lock:
+        if not folder.exists():
+            made = process_root() / "kernel.new"
+            made.mkdir(mode=0o755)
+            made.chmod(0o755)
+            for pattern in (*FILES, *ALSO):
+                for file in Path(__file__).parent.glob(pattern):
+                    shutil.copyfile(file, made / file.name)
+                    (made / file.name).chmod(0o644)
+            made.rename(folder)
+    return folder

@@ -1,0 +1,116 @@
+"""The host's side of a fork server that runs in a container, and what became of the container."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from nbagent_kernels.cgroups import Counters
+from nbagent_kernels.container import Container
+from nbagent_kernels.environment import FIXED, TAG
+from nbagent_kernels.errors import CannotBranch, KernelStartError
+from nbagent_kernels.filestream import SILENCE_S, Frames
+from nbagent_kernels.forkhost import HASH_SEED, ForkServer
+from nbagent_kernels.types import SessionSpec
+from nbagent_kernels.workspace import Workspace
+
+KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
+"""Variables that the image sets and kernels have."""
+FREE = {"groups": [], "abi": 0, "read": [], "sockets": [], "write": [], "network": True, "apart": False}
+"""confine.py's plan where the container is what confines."""
+_Result = TypeVar("_Result")
+
+
+class ContainerServer(ForkServer):
+    """A fork server in a container of its own, which ends with it."""
+
+    def __init__(self, container: Container) -> None:
+        assert container.control is not None
+        super().__init__(container.control)
+        self._container = container
+        self.counters = Counters.of_process(container.pid)
+        """Counts what the container's control group refused and killed."""
+        self._ending: asyncio.Task[None] | None = None
+
+    async def ready(self, seconds: float) -> None:
+        """Wait until its modules are imported. Raises KernelStartError."""
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(self._ready)
+        except TimeoutError:
+            await self.end()
+            raise KernelStartError(f"the sandbox did not import its modules within {seconds:g} s") from None
+
+    def plan(self, spec: SessionSpec, workspace: Workspace, branch: bool) -> dict[str, Any]:
+        """Nothing beyond the container and rlimits."""
+        return {**FREE, "shm_bytes": None}
+
+    def environment(self, spec: SessionSpec, workspace: Workspace) -> Mapping[str, Any]:
+        """The image's own, and the session's."""
+        own = {
+            **FIXED,
+            "HOME": str(workspace.home),
+            "TMPDIR": str(workspace.tmp),
+            "IPYTHONDIR": str(workspace.home / ".ipython"),
+            "MPLCONFIGDIR": str(workspace.home / ".matplotlib"),
+            "PYTHONHASHSEED": str(HASH_SEED),
+            "USER": "agent",
+            TAG: str(workspace.number),
+            **spec.env,
+        }
+        return {"env": own, "keep": KEPT}
+
+    async def copy(self, source: Workspace, target: Workspace) -> None:
+        """Let the sandbox copy. Raises CannotBranch."""
+        request = {"verb": "copy", "folder": str(source.folder), "target": str(target.folder)}
+        try:
+            await self.files(request, Frames.hear)
+        except (OSError, KernelStartError) as error:
+            raise CannotBranch(f"the working directory could not be copied: {error}") from error
+
+    async def files(self, request: Mapping[str, Any], answer: Callable[[Frames], _Result]) -> _Result:
+        """Ask for files; `answer` takes the answer from the stream, in a thread.
+
+        Raises:
+            OSError: what the sandbox says, or that its answer is none.
+            KernelStartError: the sandbox has ended.
+        """
+        ours, theirs = socket.socketpair()
+        frames = Frames(ours)
+
+        def ask() -> _Result:
+            try:
+                frames.say(dict(request))
+                return answer(frames)
+            except TimeoutError as error:
+                raise OSError(errno.EPIPE, f"the sandbox has not answered for {SILENCE_S:g} s") from error
+            finally:
+                frames.close()
+
+        with theirs:
+            try:
+                await self.send({"op": "files"}, [theirs.fileno()])
+            except BaseException:
+                frames.close()
+                raise
+        return await asyncio.to_thread(ask)
+
+    async def end(self) -> None:
+        """Remove the container."""
+        self._lost()
+        if self._ending is not None:
+            await asyncio.shield(self._ending)
+
+    def _gone(self) -> None:
+        self._ending = self._loop.create_task(self._end())
+
+    async def _end(self) -> None:
+        why = await self._container.why_ended()
+        await self._container.remove()
+        if not self._ready.done():
+            self._ready.set_exception(KernelStartError(why))
+            self._ready.exception()
+        self._tell_end(f"{why}; its files are gone")

@@ -1,0 +1,173 @@
+"""The host's side of a fork server: requests go out over its control socket, its word on each kernel comes in."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nbagent_kernels.branching import branch_kernel
+from nbagent_kernels.environment import rlimits
+from nbagent_kernels.errors import KernelStartError
+from nbagent_kernels.forkedwire import ForkedWire, largest_frame
+from nbagent_kernels.types import SessionSpec
+from nbagent_kernels.workspace import Workspace
+
+PRELOAD: tuple[str, ...] = (
+    "numpy",
+    "pandas",
+    "scipy.stats",
+    "matplotlib.pyplot",
+    "anndata",
+    "scanpy",
+    "statsmodels.api",
+    "statsmodels.formula.api",
+    "statsmodels.stats.multitest",
+    "sklearn.linear_model",
+    "sklearn.ensemble",
+    "sklearn.model_selection",
+    "sklearn.preprocessing",
+    "sklearn.decomposition",
+    "sklearn.cluster",
+    "sklearn.metrics",
+    "sklearn.datasets",
+)
+"""What a fork server imports where the spec names nothing; what is not installed is skipped and logged."""
+HASH_SEED = 0
+"""PYTHONHASHSEED of every forked kernel: it is the server's and cannot change at a fork."""
+# Run as a file, the server would have its folder on the path, where types.py hides the standard library's.
+RUN = "import sys; __file__ = sys.argv.pop(1); exec(compile(open(__file__).read(), __file__, 'exec'))"
+_ids = itertools.count(1)
+
+
+class ForkServer:
+    """One fork server, wherever its process runs.
+
+    Args:
+        control: the host's end of its control socket, taken over.
+    """
+
+    def __init__(self, control: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wires: dict[int, ForkedWire] = {}
+        self._ready: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
+        self.ended = False
+        """True when no more kernels can come from it."""
+        self._control = control
+        control.setblocking(False)
+        self._loop.add_reader(control, self._readable)
+
+    def plan(self, spec: SessionSpec, workspace: Workspace, branch: bool) -> dict[str, Any]:
+        """What confines a kernel, as confine.py takes it."""
+        raise NotImplementedError
+
+    def environment(self, spec: SessionSpec, workspace: Workspace) -> Mapping[str, Any]:
+        """Of a kernel: `env`, its variables, and `keep`, names of those that it takes over from the server."""
+        raise NotImplementedError
+
+    async def copy(self, source: Workspace, target: Workspace) -> None:
+        """Copy a session's folders to those of its branch. Raises CannotBranch."""
+        raise NotImplementedError
+
+    def _gone(self) -> None:
+        """The control socket has closed: find out why and tell it by `_tell_end`."""
+        raise NotImplementedError
+
+    async def fork(self, spec: SessionSpec, workspace: Workspace) -> ForkedWire:
+        """A new kernel. Raises KernelStartError."""
+        ours, theirs = socket.socketpair()
+        wire = self.wire(ours, spec, workspace)
+        request = {
+            "op": "fork",
+            "id": wire.id,
+            "tag": str(workspace.number),
+            "cwd": str(workspace.work),
+            **self.environment(spec, workspace),
+            "seed": spec.seed,
+            "rlimits": rlimits(spec.limits),
+            "confine": self.plan(spec, workspace, branch=False),
+            "largest": largest_frame(spec.limits),
+        }
+        with theirs:
+            try:
+                await self.send(request, [theirs.fileno()])
+                await wire.wait_ready(spec.limits.start_s)
+            except BaseException:
+                await wire.close()
+                raise
+        return wire
+
+    def wire(self, sock: socket.socket, spec: SessionSpec, workspace: Workspace) -> ForkedWire:
+        """A wire that hears from the server of its kernel's end."""
+        wire = ForkedWire(next(_ids), sock, spec, workspace, self.order, functools.partial(branch_kernel, self))
+        self._wires[wire.id] = wire
+        wire.dead.add_done_callback(lambda _: self._wires.pop(wire.id, None))
+        return wire
+
+    async def send(self, request: Mapping[str, Any], fds: Sequence[int]) -> None:
+        """Send a request with descriptors. Raises KernelStartError."""
+        packet = json.dumps(request).encode()
+        while not self.ended:
+            try:
+                socket.send_fds(self._control, [packet], fds)
+                return
+            except BlockingIOError:
+                await asyncio.sleep(0.001)  # the server is busy forking
+            except OSError as error:
+                raise KernelStartError(f"the fork server is gone: {error}") from error
+        raise KernelStartError("the fork server is gone")
+
+    def order(self, request: Mapping[str, Any]) -> None:
+        """Send a request without a descriptor; retried while the server is busy."""
+        if self.ended:
+            return
+        try:
+            self._control.send(json.dumps(request).encode())
+        except BlockingIOError:
+            self._loop.call_later(0.001, self.order, request)
+        except OSError:
+            self._lost()
+
+    def _readable(self) -> None:
+        while True:
+            try:
+                packet = self._control.recv(1 << 20)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if not packet:
+                self._lost()
+                return
+            self._hear(json.loads(packet))
+
+    def _hear(self, message: Mapping[str, Any]) -> None:
+        if message["op"] == "ready":
+            if not self._ready.done():
+                self._ready.set_result(message)
+        elif (wire := self._wires.get(message["id"])) is None:
+            pass
+        elif message["op"] == "forked":
+            wire.forked(message["pid"])
+        elif message["op"] == "signaled":
+            wire.passed_on()
+        else:
+            wire.ended(message)
+
+    def _lost(self) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._control)
+        self._control.close()
+        self._gone()
+
+    def _tell_end(self, why: str) -> None:
+        """All kernels have ended with the server."""
+        for wire in list(self._wires.values()):
+            wire.ended({"op": "failed", "why": why})

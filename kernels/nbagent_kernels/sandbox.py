@@ -1,0 +1,173 @@
+"""Backend `docker`: kernels forked inside a hardened container, one container for each root session.
+
+A session's branches are further kernels of the same fork server, in the same container and under the same uid: they are
+kept from the host and from other sessions, not from each other.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from nbagent_kernels.capsule import SHARED_BYTES, entries
+from nbagent_kernels.container import DATA, WORK, Container
+from nbagent_kernels.containerserver import ContainerServer
+from nbagent_kernels.errors import KernelStartError
+from nbagent_kernels.filestream import Frames, receive_tree, send_file
+from nbagent_kernels.live import Backend, LiveSession
+from nbagent_kernels.types import FileEntry, SessionSpec
+from nbagent_kernels.wire import Wire
+from nbagent_kernels.workspace import BRANCHES, HOME, TMP, Workspace, next_number
+
+READ_BYTES = 1 << 20
+
+
+async def open_docker(spec: SessionSpec) -> LiveSession:
+    """Open a session in a container of its own.
+
+    Raises:
+        EngineFailed: there is no engine, or it refuses.
+        KernelStartError: no kernel came up.
+    """
+    return await LiveSession(spec, BACKEND).open()
+
+
+class Sandbox(Workspace):
+    """A session's folders in a container, which it has alone or shares with the session it branched off from."""
+
+    def __init__(self, within: Workspace | None = None) -> None:
+        self.number = next_number()
+        self.folder = Path(WORK) / ("1" if within is None else str(self.number))
+        self.work, self.home, self.tmp = (self.folder / name for name in ("work", HOME, TMP))
+        self.writable = (self.work, self.home, self.tmp, self.folder / BRANCHES)
+        self.shared: tuple[Path, ...] = ()
+        self.group = None
+        self.server: ContainerServer | None = None
+        """The fork server in the container; None before the start and where the container has ended."""
+        self._sharing = [self]
+        if isinstance(within, Sandbox):
+            self.server, self.shared, self._sharing = within.server, within.shared, within._sharing
+            self.group = within.group
+            self._sharing.append(self)
+
+    @property
+    def groups(self) -> Sequence[str]:
+        """None that a kernel must be put into: it is in the container's from its begin."""
+        return ()
+
+    def oom_kills(self) -> int:
+        """Out-of-memory kills in the container so far."""
+        return self.group.oom_kills() if self.group is not None else 0
+
+    async def running(self, spec: SessionSpec) -> ContainerServer:
+        """The fork server; in a new container, with the capsule as it was, where there is none. Raises KernelError."""
+        if self.server is None or self.server.ended:
+            container = Container(spec, tuple(spec.preload or ()))
+            await container.start()
+            self.server = ContainerServer(container)
+            self.group = self.server.counters
+            self._sharing = [self]
+            try:
+                await self.fill(spec.capsule, share=True)
+                await self.server.ready(spec.limits.start_s)
+            except BaseException:
+                await self.server.end()
+                raise
+        return self.server
+
+    async def fill(self, capsule: Path | None, share: bool = False) -> None:
+        """Put the capsule's content into the working directory; with `share`, large files as links to the capsule.
+
+        Raises KernelStartError.
+        """
+        assert self.server is not None
+        shared: list[Path] = []
+
+        def send(frames: Frames) -> None:
+            for kind, name, source in entries(capsule) if capsule is not None else ():
+                size = os.stat(source)  # noqa: PTH116
+                if kind != "file":
+                    frames.say({"kind": kind, "name": name})
+                elif share and size.st_size >= SHARED_BYTES and size.st_mode & stat.S_IROTH:
+                    inside = PurePosixPath(DATA, os.path.relpath(source, os.path.realpath(capsule or "")))
+                    frames.say({"kind": "link", "name": name, "to": str(inside)})
+                    shared.append(Path(inside))
+                else:
+                    with open(source, "rb") as file:  # noqa: PTH123
+                        send_file(frames, name, iter(lambda: file.read(READ_BYTES), b""))
+            frames.say({"kind": "end"})
+            frames.hear()
+
+        try:
+            await self.server.files({"verb": "make", "folder": str(self.folder)}, send)
+        except OSError as error:
+            raise KernelStartError(f"capsule {capsule}: {error.strerror or error}; is the folder there?") from error
+        self.shared = tuple(shared)
+
+    async def list(self, path: str) -> list[FileEntry]:
+        """See Session.list."""
+        answer = await self._server().files({**self._request("list"), "path": path}, Frames.hear)
+        return [FileEntry(str(name), int(size), bool(is_dir)) for name, size, is_dir in answer["entries"]]
+
+    async def read(self, path: str, max_bytes: int) -> bytes:
+        """See Session.read."""
+
+        def take(frames: Frames) -> bytes:
+            frames.hear()
+            content = bytearray()
+            while (chunk := frames.receive()) and len(content) <= max_bytes:
+                content += chunk
+            return bytes(content[:max_bytes])
+
+        return await self._server().files({**self._request("read"), "path": path, "max_bytes": max_bytes}, take)
+
+    async def export(self, dest: Path, max_bytes: int) -> int:
+        """See Session.export."""
+
+        def take(frames: Frames) -> int:
+            dest.mkdir(parents=True, exist_ok=True)
+            target = os.open(dest, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                return receive_tree(frames, target, max_bytes, links=False)
+            finally:
+                os.close(target)
+
+        return await self._server().files({**self._request("export"), "max_bytes": max_bytes}, take)
+
+    async def remove(self) -> None:
+        """Remove the folders; the container when no session is in it any more."""
+        if self in self._sharing:
+            self._sharing.remove(self)
+        if self.server is None or self.server.ended:
+            return
+        if not self._sharing:
+            await self.server.end()
+        elif self.folder != Path(WORK, "1"):
+            await self.server.files(self._request("remove"), Frames.hear)
+
+    def _request(self, verb: str) -> dict[str, object]:
+        return {"verb": verb, "folder": str(self.folder), "shared": [str(path) for path in self.shared]}
+
+    def _server(self) -> ContainerServer:
+        if self.server is None:
+            raise KernelStartError("the sandbox has not been started")
+        return self.server
+
+
+async def _prepare(spec: SessionSpec, workspace: Workspace) -> None:
+    assert isinstance(workspace, Sandbox)
+    await workspace.running(spec)
+
+
+async def _bound(spec: SessionSpec, workspace: Workspace) -> None:
+    """The container bounds its branches too."""
+
+
+async def _start(spec: SessionSpec, workspace: Workspace) -> Wire:
+    assert isinstance(workspace, Sandbox)
+    return await (await workspace.running(spec)).fork(spec, workspace)
+
+
+BACKEND = Backend(Sandbox, _prepare, _bound, _start)
