@@ -1,7 +1,8 @@
 """Policy `drop`: the task, the notebook as it stands, what the notebook does not show, and the last exchanges in full.
 
-Older outputs shrink to a line, so prompts do not grow with every output and are not prefixes of each other to the end;
-all that comes before the last few cells stays as it was, until a batch of old cells goes at once (`elide.py`).
+Outputs stay as long as there is room; then those of a batch of the oldest cells shrink to a line, cells before them to
+one line each, and the oldest go (`elide.py`). Between two batches each prompt is a prefix of the next, but for the
+notice and what the notebook does not show. A `frugal` one cuts older outputs at once, so that prompts stay short.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Drop:
     """Longest output shown, in characters; longer ones lose their middle."""
     old_chars: int = 80
     """Characters of the one line that is left of an older output; 0 leaves only a mark."""
+    frugal: bool = False
+    """Cut every output as soon as it is older than the last `keep`, room or not: shorter prompts, and less is known."""
 
     def __post_init__(self) -> None:
         if self.keep < 1:
@@ -99,7 +102,13 @@ class Drop:
             if made is None:
                 view = cell_view(cell, language, self.old_chars)
                 line = Form((f"{view.line}\n",), "", "line", "budget")
-                made = view, Forms(_whole(view), self._aged(view), line)
+                old = self._aged(view)
+                made = (
+                    view,
+                    Forms(
+                        _whole(view), old if self.frugal else self._shown(view, self.output_chars, "size"), old, line
+                    ),
+                )
                 _made.put((self, key), made, 3 * content_chars(key))
             protected = self._protected(*made, name in must) if name in kept else ()
             items.append(Item(name, made[1], protected))
@@ -122,14 +131,15 @@ class Drop:
         if len(view.output_line) >= len(view.output):
             return form
         level: Level = "line" if self.old_chars else "dropped"
-        return Form((form.texts[0], f"{view.output_line}\n"), "output of", level, "age")
+        why = "age" if self.frugal else "budget"
+        return Form((form.texts[0], f"{view.output_line}\n"), "output of", level, why)
 
     def _protected(self, view: CellView, forms: Forms, must: bool) -> tuple[Form, ...]:
         sizes = [self.output_chars // 2**i for i in range(1, 12) if self.output_chars // 2**i > SURVIVES_CHARS]
         shrinking = [self._shown(view, self.output_chars, "size")]
         shrinking += [self._shown(view, size, "budget") for size in (*sizes, SURVIVES_CHARS)]
         if not must:
-            shrinking += [replace(forms.whole, why="budget") if forms.whole.level else forms.whole, forms.line]
+            shrinking += [replace(forms.old, why="budget") if forms.old.level else forms.old, forms.line]
         return tuple(dict.fromkeys(shrinking))
 
     def _last(self, recent: Iterable[Exchange], untold: set[int], must: set[int]) -> list[Item]:
@@ -149,14 +159,14 @@ class Drop:
                     forms.append(Form((f"{head}{head_tail(whole, size)}\n",), "", "head_tail", why))
             if exchange.step not in must:
                 forms.append(Form((head,), "answer of", "dropped", "budget"))
-            items.append(Item(str(exchange.step), Forms(full, full, full), tuple(forms)))
+            items.append(Item(str(exchange.step), Forms(full, full, full, full), tuple(forms)))
         return items
 
     def _actions(self, older: Sequence[Exchange], room: int, count: Count) -> tuple[list[str], list[Elision]]:
         """Older actions, a line each; when the list is too long its older half goes."""
         lines = [_action_line(exchange) for exchange in older]
         sizes = [count(line) for line in lines]
-        _, gone = batches(sizes, [0] * len(sizes), int(room * ACTIONS), int(room * ACTIONS / 2))
+        _, gone, _ = batches(sizes, sizes, [0] * len(sizes), int(room * ACTIONS), int(room * ACTIONS / 2))
         elisions = []
         answers = [full_tokens(f"{exchange.observation}\n", count) for exchange in older if exchange.observation]
         if answers:

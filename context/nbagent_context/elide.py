@@ -1,10 +1,11 @@
 """What goes when room is short, and the record of it.
 
-A prompt is made of items, oldest first: cells, or exchanges. An item stands whole, as one line, or not at all; some
-are protected and shrink through forms of their own instead. Elision comes in batches: nothing goes until what stands
-passes a high-water mark, then the oldest items go until a low-water mark is reached. Where the marks are passed is
-found by walking through the items from the first one, so that it depends on nothing but them, and the next prompt, one
-item later, finds the same places: prompts stay prefixes of each other from batch to batch.
+A prompt is made of items, oldest first: cells, or exchanges. An item stands whole, as an old one (of a cell's output a
+line is left), as one line, or not at all; some are protected and shrink through forms of their own instead. Elision
+comes in batches: nothing goes until what stands passes a high-water mark, then the oldest items go until a low-water
+mark is reached. Where the marks are passed is found by walking through the items from the first one, so that it depends
+on nothing but them, and the next prompt, one item later, finds the same places: prompts stay prefixes of each other
+from batch to batch.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from nbagent_context.types import Count, Elision, Level
 
 HIGH, LOW = 3 / 4, 1 / 2
 """Water marks, as shares of the room that the items have."""
-LINES = 1 / 3
-"""Share of what stands at the low-water mark that lines of old items may take."""
+SHARE = 1 / 3
+"""Share of what stands at the low-water mark that lines of old items may take, and as much again old ones."""
 SURVIVES_CHARS = 200
 """Characters that are left of a protected text at the least, head and tail."""
 COUNTED_CHARS = 20_000
@@ -48,16 +49,18 @@ class Forms:
     """With nothing cut; what the record of savings compares with."""
     whole: Form
     """While there is room."""
+    old: Form
+    """When there is less; the same as `whole` where there is nothing between that and a line."""
     line: Form
-    """When there is less."""
-    _counted: tuple[Count, tuple[int, int, int]] | None = field(default=None, init=False, repr=False)
+    """When there is still less."""
+    _counted: tuple[Count, tuple[int, int, int, int]] | None = field(default=None, init=False, repr=False)
 
-    def sizes(self, count: Count) -> tuple[int, int, int]:
-        """Tokens of full, whole, line."""
+    def sizes(self, count: Count) -> tuple[int, int, int, int]:
+        """Tokens of full, whole, old, line."""
         counted = self._counted
         if counted is None or counted[0] != count:
             full = sum([full_tokens(text, count) for text in self.full.texts])
-            counted = count, (full, self.whole.tokens(count), self.line.tokens(count))
+            counted = count, (full, *[form.tokens(count) for form in (self.whole, self.old, self.line)])
             self._counted = counted
         return counted[1]
 
@@ -94,12 +97,13 @@ def settle(
     kept = [item for item in items if item.protected]
     sizes = [item.kept.sizes(count) for item in loose]
     whole = [size[1] + per_item for size in sizes]
-    lines = [min(size[2] + per_item, one) for size, one in zip(sizes, whole, strict=True)]
+    old = [min(size[2] + per_item, one) for size, one in zip(sizes, whole, strict=True)]
+    lines = [min(size[3] + per_item, one) for size, one in zip(sizes, old, strict=True)]
     taken = 0
     for item in kept:
         item.shown = item.protected[0]
         taken += item.shown.tokens(count) + per_item
-    standing = _choose(loose, whole, lines, int(room * marks[0]), int(room * marks[1]))
+    standing = _choose(loose, whole, old, lines, int(room * marks[0]), int(room * marks[1]))
     gaps = mark * _runs_left_out(items)
     for item in kept:
         for form in item.protected[1:]:
@@ -111,7 +115,7 @@ def settle(
     limit = room - taken
     while (over := taken + standing + gaps - room) > 0 and any(item.shown for item in loose):
         limit = min(limit, standing) - over
-        standing = _choose(loose, whole, lines, limit, limit, share=1)
+        standing = _choose(loose, whole, old, lines, limit, limit, share=1)
         gaps = mark * _runs_left_out(items)
     return taken + standing, over <= 0
 
@@ -122,30 +126,41 @@ def _runs_left_out(items: Sequence[Item]) -> int:
 
 
 def _choose(
-    items: Sequence[Item], whole: list[int], lines: list[int], high: int, low: int, share: float = LINES
+    items: Sequence[Item],
+    whole: list[int],
+    old: list[int],
+    lines: list[int],
+    high: int,
+    low: int,
+    share: float = SHARE,
 ) -> int:
-    dropped, lined = batches(whole, lines, high, low, share)
+    dropped, lined, aged = batches(whole, old, lines, high, low, share)
     for number, item in enumerate(items):
-        if number >= lined:
+        if number >= aged:
             item.shown = item.kept.whole
         elif number < dropped:
             item.shown = None
+        elif number < lined and lines[number] < old[number]:
+            item.shown = item.kept.line
         else:
-            item.shown = item.kept.line if lines[number] < whole[number] else item.kept.whole
-    return sum(lines[dropped:lined]) + sum(whole[lined:])
+            item.shown = item.kept.old if old[number] < whole[number] else item.kept.whole
+    return sum(lines[dropped:lined]) + sum(old[lined:aged]) + sum(whole[aged:])
 
 
-def batches(whole: Sequence[int], lines: Sequence[int], high: int, low: int, share: float = LINES) -> tuple[int, int]:
-    """How many of the first items are dropped, and how many are at most a line (the dropped ones included).
+def batches(
+    whole: Sequence[int], old: Sequence[int], lines: Sequence[int], high: int, low: int, share: float = SHARE
+) -> tuple[int, int, int]:
+    """How many of the first items are dropped, are at most a line, are at most old; each includes those before it.
 
     Args:
         whole: tokens of each item.
+        old: tokens of each as an old one.
         lines: tokens of each as one line.
         high: nothing goes before so many tokens stand.
         low: then items go until no more than so many do.
-        share: of `low` that lines may take while there are whole items.
+        share: of `low` that lines may take, and old items, while there are others.
     """
-    dropped = lined = total = of_lines = 0
+    dropped = lined = aged = total = of_lines = of_old = 0
     for number, tokens in enumerate(whole):
         total += tokens
         if total <= high:
@@ -155,11 +170,16 @@ def batches(whole: Sequence[int], lines: Sequence[int], high: int, low: int, sha
                 total -= lines[dropped]
                 of_lines -= lines[dropped]
                 dropped += 1
-            else:
-                total -= whole[lined] - lines[lined]
+            elif lined < aged and (of_old > low * share or aged > number):
+                total -= old[lined] - lines[lined]
+                of_old -= old[lined]
                 of_lines += lines[lined]
                 lined += 1
-    return dropped, lined
+            else:
+                total -= whole[aged] - old[aged]
+                of_old += old[aged]
+                aged += 1
+    return dropped, lined, aged
 
 
 def record(items: Sequence[Item], noun: str, count: Count) -> list[Elision]:
@@ -173,8 +193,11 @@ def record(items: Sequence[Item], noun: str, count: Count) -> list[Elision]:
         if shown is None:
             found.setdefault(("", "dropped", "budget"), []).append((item.name, item.kept.sizes(count)[0]))
         elif shown.level is not None:
-            full, whole, line = item.kept.sizes(count)
-            tokens = whole if shown is item.kept.whole else line if shown is item.kept.line else shown.tokens(count)
+            kept = item.kept
+            full, *sizes = kept.sizes(count)
+            known = zip((kept.whole, kept.old, kept.line), sizes, strict=True)
+            tokens = next((size for form, size in known if form is shown), None)
+            tokens = shown.tokens(count) if tokens is None else tokens
             found.setdefault((shown.what, shown.level, shown.why), []).append((item.name, full - tokens))
     return [
         Elision(_subject(what, noun, [name for name, _ in struck]), level, sum(saved for _, saved in struck), why)

@@ -37,7 +37,8 @@ def exchange_item(exchange: Exchange, must: bool, recent: bool) -> Item:
         answer = answer.replace(f"[{exchange.cell_id}]\n", f"[{exchange.cell_id}] ", 1)
         short = head_tail(exchange.text, SURVIVES_CHARS), first_line(answer, LINE_CHARS)
         full = Form((exchange.text, exchange.observation))
-        kept = Forms(full, _cut(exchange, OUTPUT_CHARS, "size"), Form(short, "", "line", "budget"))
+        whole = _cut(exchange, OUTPUT_CHARS, "size")
+        kept = Forms(full, whole, whole, Form(short, "", "line", "budget"))
         _made.put(exchange, kept, 2 * len(exchange.text) + 2 * len(exchange.observation))
     if not must and not recent:
         return Item(str(exchange.step), kept)

@@ -75,7 +75,7 @@ class Steps(ScriptedModel):
         ("full", {}, 1 << 20, 0),
         ("window", {"n": 3, "batch": 2}, 12_000, 0),
         ("drop", {"keep": 2}, 6_000, 0),
-        ("drop", {"keep": 1, "output_chars": 300, "old_chars": 0}, 4_500, 0),
+        ("drop", {"keep": 1, "output_chars": 300, "old_chars": 0, "frugal": True}, 4_500, 0),
         ("summarize", {"keep": 2, "max_tokens": 80, "max_summaries": 3}, 9_000, 2),
     ],
 )

@@ -15,7 +15,7 @@ POLICIES = {
     "full": policy("full"),
     "window": policy("window", n=2, batch=3),
     "drop": policy("drop"),
-    "drop_short": policy("drop", keep=3, output_chars=200, old_chars=0),
+    "drop_short": policy("drop", keep=3, output_chars=200, old_chars=0, frugal=True),
     "summarize": policy("summarize", keep=1, max_tokens=60, max_summaries=2),
 }
 NAMES = pytest.mark.parametrize("name", POLICIES)

@@ -43,7 +43,7 @@ def shown(window):
 
 def test_drop_shows_the_task_the_notebook_and_the_newest_output():
     notebook, history = story(3)
-    window = Drop(keep=1, old_chars=5).window(BRIEF, notebook, history, "2 steps left", BIG, len)
+    window = Drop(keep=1, old_chars=5, frugal=True).window(BRIEF, notebook, history, "2 steps left", BIG, len)
     text = shown(window)
     assert [m["role"] for m in window.messages] == ["system", "user"]
     assert text.index("How many?") < text.index("[c1]") < text.index("[c3]") < text.index("2 steps left")
@@ -67,12 +67,35 @@ def test_drop_keeps_what_the_notebook_does_not_show():
     assert "> not an action\nNot an action: no fence." in text
 
 
-def test_prompts_of_drop_are_not_prefixes_of_each_other():
+def test_prompts_of_a_frugal_drop_are_not_prefixes_of_each_other():
     notebook, history = story(3)
     first = dict(notebook, cells=notebook["cells"][:2])
-    one = shown(Drop(old_chars=0).window(BRIEF, first, history[:2], "", BIG, len))
-    two = shown(Drop(old_chars=0).window(BRIEF, notebook, history, "", BIG, len))
-    assert not two.startswith(one)
+    drop = Drop(old_chars=0, frugal=True)
+    assert not shown(drop.window(BRIEF, notebook, history, "", BIG, len)).startswith(
+        shown(drop.window(BRIEF, first, history[:2], "", BIG, len))
+    )
+
+
+def test_drop_cuts_outputs_in_batches_and_only_when_room_is_short():
+    notebook, history = story(60, 400)
+    one, breaks = "", []
+    for n in range(1, 61):
+        so_far = dict(notebook, cells=notebook["cells"][:n])
+        window = Drop().window(BRIEF, so_far, history[:n], "", Budget(8000, 3), len)
+        if not shown(window).startswith(one):
+            breaks.append(n)
+        one = shown(window)
+        if n < 12:
+            assert window.elisions == ()
+    assert 3 < len(breaks) < 15
+    dropped, lines, outputs = window.elisions
+    assert (dropped.level, dropped.why) == ("dropped", "budget")
+    assert (lines.level, outputs.level) == ("line", "line")
+    assert dropped.what.endswith("cells, c1 to c23")
+    assert lines.what.startswith("19 cells, c24")
+    assert outputs.what.startswith("output of")
+    assert "[c1 … c23]" in one
+    assert "out 60 " + "x" * 400 in one
 
 
 def attempt(make):
