@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,7 +44,8 @@ class RunFolder:
         self.recipe = path / "recipe.toml"
         self.report = path / "report.html"
         self.blobs = Blobs(path / "blobs")
-        self._sources: list[TaskSource] = []
+        # Capsules without a cache go with their source.
+        self._sets: dict[tuple[str, Path | None], tuple[TaskSource, Sequence[Task]]] = {}
 
     @classmethod
     def create(cls, path: Path | str, recipe_text: str, resume: bool = False) -> RunFolder:
@@ -151,16 +152,16 @@ class RunFolder:
             where = entry.get("path") or entry["location"]
             cache = self.path / entry["cache"] if entry.get("cache") else None
             try:
-                source = open_tasks(where, cache)
-                tasks = source.tasks()
+                if (where, cache) not in self._sets:
+                    source = open_tasks(where, cache)
+                    self._sets[where, cache] = source, source.tasks()
+                _, tasks = self._sets[where, cache]
             except UsageError as error:
                 tried.append(str(error))
                 continue
             tried.append(f"{where} has no such task")
             for task in tasks:
                 if task.task_id == task_id and (task.question == question or len(sets) == 1):
-                    # Capsules without a cache go with their source.
-                    self._sources.append(source)
                     return task
         raise UsageError(
             f"{task_id}: its task was not found ({'; '.join(tried) or 'the run notes no set of tasks'}); "
@@ -213,12 +214,25 @@ class RunFolder:
                 done.add(path.stem)
         return done
 
+    def ended(self, rollout: str) -> Trajectory | None:
+        """A rollout that was played to its end, however it ended; None where it was not begun or was cut off.
+
+        Raises:
+            TrajectoryError: its log is damaged.
+        """
+        path = self.rollout_path(rollout)
+        if not path.exists() or _last_line(path).get("kind") != "end":
+            return None
+        return self.load(rollout)
+
     def log_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl. Raises StorageError."""
+        """Append one line to metrics.jsonl and make it durable. Raises StorageError."""
         line = json.dumps(dict(metrics)) + "\n"
         try:
             with self.metrics.open("a") as file:
                 file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             storage_failed(self.metrics, error)
 
@@ -227,6 +241,21 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         return [json.loads(line) for line in self.metrics.read_text().split("\n")[:-1]]
+
+    def rewind_metrics(self, phase: str, step: int) -> list[dict[str, Any]]:
+        """Drop the lines of a phase after `step`, which a resumed run writes again, and a torn last line.
+
+        Returns:
+            The phase's lines that are left.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        kept = [line for line in self.read_metrics() if line.get("phase") != phase or line.get("step", 0) <= step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        if self.metrics.exists() and self.metrics.read_text() != text:
+            _replace(self.metrics, text)
+        return [line for line in kept if line.get("phase") == phase]
 
 
 def _replace(path: Path, text: str) -> None:

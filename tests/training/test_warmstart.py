@@ -6,7 +6,8 @@ import random
 import pytest
 import torch
 
-from nbagent_training.checkpoints import last_whole_checkpoint
+from nbagent.runfolder import RunFolder
+from nbagent_training.journal import Journal
 from nbagent_training.packing import pack
 from nbagent_training.warmstart import Batches, warm_start
 
@@ -22,12 +23,11 @@ def rows(n=40):
 
 
 def run(model, tokenizer, out, steps, until=None):
-    losses = {}
+    folder = RunFolder.create(out.with_suffix(".run"), "", resume=True)
 
-    def report(step, logs):
-        if step == until:
+    def show(lines, alarms):
+        if lines[-1]["step"] == until:
             raise KeyboardInterrupt
-        losses.update({step: logs["loss"]} if "loss" in logs else {})
 
     warm_start(
         model,
@@ -40,10 +40,10 @@ def run(model, tokenizer, out, steps, until=None):
         adamw_lr=0.01,
         seed=0,
         bf16=False,
-        report=report,
+        journal=Journal(folder, "sft", show),
         save_steps=20,
     )
-    return losses
+    return {line["step"]: line["loss"] for line in folder.read_metrics()}
 
 
 def test_batches_hold_every_row_once_an_epoch_within_the_tokens():
@@ -70,16 +70,7 @@ def test_a_stopped_warm_start_goes_on_to_the_same_weights(tiny, tokenizer, tmp_p
         run(cut, tokenizer, tmp_path / "b", 60, until=40)
     assert [path.name for path in (tmp_path / "b").glob("checkpoint-*")] == ["checkpoint-20"]
     got = run(again, tokenizer, tmp_path / "b", 60)
-    assert got == {step: loss for step, loss in wanted.items() if step > 20}
+    assert got == wanted
+    assert sorted(got) == [20, 40, 60]
     for one, other in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
-
-
-def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path):
-    assert last_whole_checkpoint(tmp_path) is None
-    for step, state in ((20, "{}"), (100, "{}"), (120, '{"global'), (140, None)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")

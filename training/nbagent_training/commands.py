@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +17,7 @@ from rich.console import Console
 from nbagent.errors import NbagentError, RunFolderError, StorageError
 from nbagent.recipe import load_recipe, to_toml
 from nbagent.runfolder import RunFolder
+from nbagent_training.errors import TooManyFailures
 
 if TYPE_CHECKING:
     from nbagent_training.recipe import TrainRecipe
@@ -80,21 +84,37 @@ def _run(recipe: TrainRecipe, out: Path, resume: bool, console: Console) -> Trai
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if resume and not (out / "recipe.toml").exists():
         raise RunFolderError(f"{out}: there is no run to resume; leave out --resume")
+    from nbagent_training.trackers import check_trackers
+
+    check_trackers(recipe.watch)
     folder = RunFolder.create(out, to_toml(recipe.model_dump(mode="json")), resume=resume)
     from nbagent_training.run import TrainingRun
 
     made = TrainingRun(recipe, folder, console)
+    how = "the same command with --resume goes on"
     try:
-        made.go()
+        with _terminated_like_interrupted():
+            made.go()
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"what is done is saved in {out}; the same command with --resume goes on") from None
+        raise KeyboardInterrupt(f"what is done is saved in {out}; {how}") from None
+    except TooManyFailures as error:
+        raise TooManyFailures(f"{error}; what is done is saved in {out}: mend that, then {how}") from None
     except Exception as error:
         # Checkpoints are written by libraries that do not say ENOSPC when the disk is full.
         if isinstance(error, NbagentError) or shutil.disk_usage(out).free > LEAST_FREE:
             raise
         first = str(error).strip().split("\n", 1)[0]
         raise StorageError(
-            f"{out}: the disk is full ({type(error).__name__}: {first}); free some space, then the same command with "
-            "--resume goes on"
+            f"{out}: the disk is full ({type(error).__name__}: {first}); free some space, then {how}"
         ) from error
     return made
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, which schedulers send before they kill, ends a run as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -9,8 +9,10 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,6 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from nbagent.models.hf import HFModel, load
-from nbagent.progress import Advance
 from nbagent.prompts import PromptBuilder
 from nbagent.report import build_report
 from nbagent.rollout import RolloutSettings
@@ -30,13 +31,18 @@ from nbagent.score_run import run_score
 from nbagent.task_filter import TaskFilter, kept_filter
 from nbagent.tasks import Task, TaskSource, open_tasks
 from nbagent_context import policy
+from nbagent_training.alarms import ALARMS, Check
 from nbagent_training.curriculum import Curriculum
+from nbagent_training.dashboard import Dashboard
 from nbagent_training.demonstrations import Step, demonstrate, text_of_steps
+from nbagent_training.journal import Journal
 from nbagent_training.learn import learn
 from nbagent_training.packing import TreeRow, pack
 from nbagent_training.practice import Practice, check_rewards
 from nbagent_training.recipe import TrainRecipe
+from nbagent_training.recorded import Recorded, own_examples
 from nbagent_training.scratch import make_model, make_tokenizer
+from nbagent_training.trackers import Tracker, open_trackers
 from nbagent_training.warmstart import warm_start
 from nbagent_training.watch import MemoryWatch, Stages
 
@@ -52,6 +58,7 @@ class TrainingRun:
     console: Console
     stages: Stages = field(init=False)
     rollouts: Rollouts = field(init=False)
+    trackers: list[Tracker] = field(default_factory=list)
     heldout: list[Task] = field(default_factory=list)
     filter: TaskFilter | None = None
     scores: dict[str, Score] = field(default_factory=dict)
@@ -66,14 +73,21 @@ class TrainingRun:
             UsageError: a training task may not be trained on.
             KeyboardInterrupt: after saving; `resume` goes on from there.
         """
+        if self.run.description().get("finished"):
+            self.scores = {path.stem: read_score(path) for path in sorted((self.run.path / "scores").glob("*.json"))}
+            self.console.print(f"{self.run.path}: this run is finished; its report: {self.run.report}", highlight=False)
+            return
         recipe = self.recipe
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
         begin = time.monotonic()
-        with MemoryWatch() as memory, Rollouts() as rollouts:
+        with MemoryWatch() as memory, Rollouts(recipe.concurrency) as rollouts, ExitStack() as stack:
             self.rollouts = rollouts
+            self.trackers = open_trackers(recipe.watch, self.run, recipe.model_dump(mode="json"))
+            for tracker in self.trackers:
+                stack.callback(tracker.close)
             practised = self._practised()
             self.heldout = self._tasks("heldout", recipe.tasks.heldout, recipe.tasks.n_heldout, 2)
             if self.heldout and not recipe.model.folder:
@@ -83,6 +97,7 @@ class TrainingRun:
             self._facts(time.monotonic() - begin, memory)
         with self.stages.stage("report"):
             build_report(self.run.path)
+        self.run.describe(finished=datetime.now(UTC).isoformat(timespec="seconds"))
 
     def _bundled(self, name: str, n: int, seed: int) -> str:
         split = self.recipe.tasks.heldout_split if name == "heldout" else "train"
@@ -209,9 +224,9 @@ class TrainingRun:
                 self._untrained()
             model, tokenizer = self._start()
             prompts = PromptBuilder(tokenizer, model.config.max_position_embeddings, self.recipe.agent.max_new_tokens)
-            rows = [self._row(steps, prompts) for steps in self._demonstrations()]
+            rows = self._own_rows(tokenizer) or [self._row(steps, prompts) for steps in self._demonstrations()]
             part = self._folder("sft")
-            with self.stages.stage("warm start", settings.steps) as advance:
+            with self.stages.timed("warm start"), Dashboard(self.console, "warm start", settings.steps) as board:
                 warm_start(
                     model,
                     tokenizer,
@@ -223,26 +238,33 @@ class TrainingRun:
                     adamw_lr=settings.adamw_lr,
                     seed=self.recipe.seed,
                     bf16=self.recipe.bf16,
-                    report=self._report("sft", "loss", advance),
-                    save_steps=max(20, settings.steps // 10),
+                    journal=self._journal("sft", board),
+                    save_steps=20 * max(1, settings.steps // 200),
                 )
             self._save("warm", model, tokenizer)
             shutil.rmtree(part, ignore_errors=True)
         model, tokenizer = self._load("warm") if settings.steps else self._start()
         self._score("warm" if settings.steps else "start", model, tokenizer, self.recipe.score_greedy)
 
-    def _report(self, phase: str, shown: str, advance: Advance) -> Callable[[int, dict[str, float]], None]:
-        """Takes a trainer's log lines: those that have `shown` move the bar and are kept as metrics."""
-        done = 0
+    def _journal(self, phase: str, board: Dashboard, checks: Sequence[Check] = ()) -> Journal:
+        return Journal(self.run, phase, board.show, self.trackers, checks)
 
-        def report(step: int, logs: dict[str, float]) -> None:
-            nonlocal done
-            if shown in logs:
-                advance(step - done, note=f"{shown} {logs[shown]:.3f}")
-                done = step
-                self.run.log_metrics({"phase": phase, "step": step, **_numbers(logs)})
-
-        return report
+    def _own_rows(self, tokenizer: Any) -> list[TreeRow]:
+        """Rows of the rollouts of `warm_start.from_run`, their ids as they were sampled; none where none is named."""
+        settings = self.recipe.warm_start
+        if not settings.from_run:
+            return []
+        examples = own_examples(
+            Path(settings.from_run),
+            tokenizer,
+            keep=settings.keep,
+            per_task=settings.per_task,
+            order=settings.order,
+            seed=self.recipe.seed,
+            heldout=self.heldout,
+        )
+        self.console.print(f"  {len(examples)} own rollouts as examples", highlight=False)
+        return [pack([(row.prompt_ids, row.completion_ids) for row in rows]) for rows in examples]
 
     def _row(self, steps: list[Step], prompts: PromptBuilder) -> TreeRow:
         return pack([(prompts.build(window).ids or (), prompts.completion_ids(text)) for window, text in steps])
@@ -252,7 +274,7 @@ class TrainingRun:
         if settings.updates and not self._folder("final").exists():
             model, tokenizer = self._load("warm") if self.recipe.warm_start.steps else self._start()
             sampler = self._wrap(model, tokenizer, "grpo")
-            with self.stages.stage("grpo", settings.updates) as advance:
+            with self.stages.timed("grpo"), Dashboard(self.console, "grpo", settings.updates) as board:
                 curriculum = Curriculum(
                     self.run.path / "practice.json",
                     tasks,
@@ -271,11 +293,12 @@ class TrainingRun:
                     out=self._folder("grpo"),
                     seed=self.recipe.seed,
                     bf16=self.recipe.bf16,
-                    report=self._report("grpo", "reward", advance),
+                    journal=self._journal("grpo", board, ALARMS),
+                    failures=self.recipe.failures,
                 )
             self._save("final", model, tokenizer)
-            shutil.rmtree(self._folder("grpo"), ignore_errors=True)
         if settings.updates:
+            shutil.rmtree(self._folder("grpo"), ignore_errors=True)
             model, tokenizer = self._load("final")
             self._score("grpo", model, tokenizer, self.recipe.score_greedy)
 
@@ -294,9 +317,6 @@ class TrainingRun:
             "peak_process_bytes": max(memory.process_peak, known.get("peak_process_bytes", 0)),
             "torch_threads": torch.get_num_threads(),
         }
-        path.write_text(json.dumps({**known, **facts}, indent=1) + "\n")
-
-
-def _numbers(logs: dict[str, float]) -> dict[str, float]:
-    """What a metrics line keeps: finite numbers under short names."""
-    return {k: round(float(v), 6) for k, v in logs.items() if isinstance(v, int | float) and float(v) == float(v)}
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({**known, **facts}, indent=1) + "\n")
+        part.replace(path)

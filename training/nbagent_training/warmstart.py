@@ -7,7 +7,7 @@ few distinct shapes, since the CPU's kernels are tuned per shape.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from nbagent_training.attention import use_own_attention
-from nbagent_training.checkpoints import last_whole_checkpoint
+from nbagent_training.checkpoints import SealedCheckpoints, last_whole_checkpoint, step_of
+from nbagent_training.journal import Journal
 from nbagent_training.optimizer import MuonAdamW
 from nbagent_training.packing import TreeRow, collate
 
@@ -51,7 +52,7 @@ class Batches(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
                 yield collate([self.rows[i] for i in members], self.pad_id, n_rows, length)
 
 
-class TreeSFTTrainer(SFTTrainer):  # type: ignore[misc]
+class TreeSFTTrainer(SealedCheckpoints, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer whose batches are made by `Batches`."""
 
     batches: Batches
@@ -62,14 +63,15 @@ class TreeSFTTrainer(SFTTrainer):  # type: ignore[misc]
 
 
 class Report(TrainerCallback):  # type: ignore[misc]
-    """Hands each log line to a function."""
+    """Hands each log line to the journal; the last one, which sums up the run, has no loss of its own."""
 
-    def __init__(self, report: Callable[[int, dict[str, float]], None]) -> None:
-        self.report = report
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Called by the trainer."""
-        self.report(state.global_step, dict(logs or {}))
+        if "loss" in (logs or {}):
+            self.journal.add(state.global_step, logs)
 
 
 def warm_start(
@@ -84,7 +86,7 @@ def warm_start(
     adamw_lr: float,
     seed: int,
     bf16: bool,
-    report: Callable[[int, dict[str, float]], None],
+    journal: Journal,
     save_steps: int,
 ) -> None:
     """Train `model` in place for `steps` optimizer steps of `tokens` tokens each, from the last checkpoint in `out`.
@@ -127,8 +129,10 @@ def warm_start(
         train_dataset=Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}),
         processing_class=tokenizer,
         optimizers=(optimizer, schedule),
-        callbacks=[Report(report)],
+        callbacks=[Report(journal)],
     )
     trainer.batches = Batches(rows, tokens, tokenizer.pad_token_id, seed)
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(out))
+    checkpoint = last_whole_checkpoint(out)
+    journal.begin(step_of(checkpoint))
+    trainer.train(resume_from_checkpoint=checkpoint)

@@ -1,0 +1,187 @@
+"""Alarms: what tends to go wrong in reinforcement learning, said in plain words when its numbers appear.
+
+Each check is a pure function of the metrics so far. A metric that a line lacks is passed over, and a check without
+enough lines is silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+History = Sequence[Mapping[str, Any]]
+"""Metrics of successive updates, oldest first."""
+Check = Callable[[History], str]
+"""What is wrong and what to try, or ''."""
+WINDOW = 10
+"""Updates whose mean is judged: single updates of a few dozen rollouts are too noisy."""
+QUIET = 10
+"""Updates for which an alarm must have been off before it is said again."""
+
+
+def entropy_collapse(history: History) -> str:
+    """The mean entropy of the last 10 updates is under a tenth of the first 10 updates' mean.
+
+    Entropy falls while a policy learns, by a factor of about three in the demo; a tenth leaves groups without
+    differences. No absolute threshold: a model that was warmed up on few patterns begins low.
+    """
+    first, last = _ends(history, "entropy")
+    if first and last < first / 10:
+        return (
+            f"entropy collapse: entropy fell from {first:.3g} to {last:.3g}, groups will stop to differ; "
+            "lower grpo.lr, or raise the entropy bonus or the upper clip"
+        )
+    return ""
+
+
+def no_mixed_groups(history: History) -> str:
+    """Three updates running without one group whose returns differ: they carried no gradient.
+
+    One such update happens by chance where few groups are mixed; three are the tasks' doing.
+    """
+    last = [line for line in history if "share_mixed" in line][-3:]
+    if len(last) < 3 or any(line["share_mixed"] > 0 for line in last):
+        return ""
+    easy = sum(line.get("share_all_1", 0.0) for line in last) / 3
+    hard = sum(line.get("share_all_0", 0.0) for line in last) / 3
+    return (
+        f"no mixed groups: for 3 updates every group was all right ({easy:.0%}) or all wrong ({hard:.0%}), so nothing "
+        f"was learned; take {'harder' if easy > hard else 'easier'} tasks, or larger groups"
+    )
+
+
+def gap_growing(history: History) -> str:
+    """The sampler-trainer log-prob gap's mean over 10 updates has passed 0.02 and twice its beginning, or is over 0.05.
+
+    The gap is the mean of |log p_sampler - log p_trainer| over sampled tokens, so 0.02 is a mean probability error of
+    about 2 %, where others report trouble (1-2 % and rising), and at 5 % they stop trusting the samples at all. A gap
+    that is steady and small is the price of a sampler in lower precision; one that grows is a bug or stale weights.
+    """
+    first, last = _ends(history, "logp_gap")
+    if (last > 0.02 and last > 2 * first) or last > 0.05:
+        return (
+            f"sampler-trainer gap: the mean log-prob gap is {last:.3g} (it began at {first:.3g}); check the weight "
+            "sync and the sampler's precision, and set grpo.loss.correction"
+        )
+    return ""
+
+
+def lengths_running_away(history: History) -> str:
+    """Completion tokens per trajectory have doubled against the first 10 updates while reward rose by less than .05.
+
+    Longer answers that pay are learning; longer ones that do not are the length bias of the loss, and end in
+    truncation.
+    """
+    first, last = _ends(history, "trajectory_tokens_mean")
+    reward_first, reward_last = _ends(history, "reward")
+    if first and last > 2 * first and reward_last < reward_first + 0.05:
+        return (
+            f"lengths running away: {last:.0f} tokens per trajectory, {first:.0f} at the beginning, and reward did not "
+            "rise with them; look at a few notebooks, and at the loss's normalisation"
+        )
+    return ""
+
+
+def reward_collapse(history: History) -> str:
+    """The mean reward of the last 10 updates is under half the best 10 updates' mean, which was at least .05.
+
+    Half is far outside the noise of some hundred rollouts a mean; under .05 there is nothing to lose.
+    """
+    rewards = _values(history, "reward")
+    if len(rewards) < 2 * WINDOW:
+        return ""
+    best = max(_mean(rewards[i : i + WINDOW]) for i in range(len(rewards) - WINDOW + 1))
+    last = _mean(rewards[-WINDOW:])
+    if best >= 0.05 and last < best / 2:
+        return (
+            f"reward collapse: reward is {last:.3f}, it was {best:.3f}; train anew from a checkpoint before the fall, "
+            "with a smaller grpo.lr"
+        )
+    return ""
+
+
+def truncation_high(history: History) -> str:
+    """More than a quarter of the last 10 updates' trajectories ended by a limit.
+
+    They count as wrong whatever they were about to answer, so the reward then measures the limit.
+    """
+    values = _values(history, "truncated_share")[-WINDOW:]
+    if len(values) == WINDOW and _mean(values) > 0.25:
+        return (
+            f"truncation: {_mean(values):.0%} of trajectories ran into a limit; raise agent.max_steps or "
+            "agent.max_new_tokens, or set grpo.mask_truncated"
+        )
+    return ""
+
+
+def infrastructure_failures(history: History) -> str:
+    """More than 5 % of the last 5 updates' rollouts failed on the host's side.
+
+    They are left out, not counted as wrong; but what fails is seldom a fair sample (long ones run out of memory
+    first), and the run stops where the share passes failures.limit.
+    """
+    last = history[-5:]
+    attempts = sum(line.get("attempts", 0.0) for line in last)
+    failed = sum(line.get("infrastructure", 0.0) for line in last)
+    if attempts and failed / attempts > 0.05:
+        return (
+            f"infrastructure failures: {failed / attempts:.0%} of the last {len(last)} updates' rollouts failed on the "
+            "host's side; the log names the causes"
+        )
+    return ""
+
+
+def gradient_exploding(history: History) -> str:
+    """Before clipping, the gradient's norm exceeded ten times the median of the 20 updates before in 3 of the last 5.
+
+    A single peak is clipped and harmless, and updates with one mixed group have large norms by nature.
+    """
+    norms = _values(history, "grad_norm")
+    if len(norms) < 25:
+        return ""
+    usual = median(norms[-25:-5])
+    if usual > 0 and sum(norm > 10 * usual for norm in norms[-5:]) >= 3:
+        return (
+            f"gradient exploding: its norm is {norms[-1]:.3g}, the median before was {usual:.3g}; lower grpo.lr, and "
+            "look for rows with extreme ratios"
+        )
+    return ""
+
+
+ALARMS: tuple[Check, ...] = (
+    entropy_collapse,
+    no_mixed_groups,
+    gap_growing,
+    lengths_running_away,
+    reward_collapse,
+    truncation_high,
+    infrastructure_failures,
+    gradient_exploding,
+)
+
+
+def begun(history: History, checks: Sequence[Check] = ALARMS) -> list[str]:
+    """What alarms begin to say with the newest line: those on now that were off for the QUIET updates before it."""
+    return [
+        words
+        for check in checks
+        if (words := check(history))
+        and not any(check(history[:end]) for end in range(max(1, len(history) - QUIET), len(history)))
+    ]
+
+
+def _values(history: History, name: str) -> list[float]:
+    return [float(line[name]) for line in history if name in line]
+
+
+def _ends(history: History, name: str) -> tuple[float, float]:
+    """Means of the first and the last WINDOW values; zeros where the two would overlap."""
+    values = _values(history, name)
+    if len(values) < 2 * WINDOW:
+        return 0.0, 0.0
+    return _mean(values[:WINDOW]), _mean(values[-WINDOW:])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,70 @@
+"""What an update's rollouts looked like, as numbers for metrics.jsonl; metrics.py says what each means. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from nbagent.rollouts import Group
+from nbagent.trajectory import Trajectory
+from nbagent_training.groups import Batch
+
+
+def rollout_stats(groups: Sequence[Group]) -> dict[str, float]:
+    """Rewards by group, lengths, steps, malformed and failed actions; nothing where no rollout has a reward."""
+    made = [t for group in groups for t in group.trajectories]
+    if not made:
+        return {}
+    live = [[t.reward or 0.0 for t in group.trajectories] for group in groups if group.trajectories]
+    calls = [_calls(t) for t in made]
+    every = [call for of_one in calls for call in of_one]
+    prompts = [prompt for prompt, _ in every]
+    completions = [completion for _, completion in every]
+    observations = [e for t in made for e in t.events if e["kind"] == "observation"]
+    malformed = sum(bool(e["error"]) for e in observations)
+    return {
+        "share_all_0": sum(max(r) <= 0 for r in live) / len(live),
+        "share_all_1": sum(min(r) >= 1 for r in live) / len(live),
+        "share_mixed": sum(max(r) > min(r) for r in live) / len(live),
+        "group_size_mean": _mean([float(len(r)) for r in live]),
+        "group_size_min": float(min(len(r) for r in live)),
+        "steps_mean": _mean([float(t.n_steps) for t in made]),
+        "steps_max": float(max(t.n_steps for t in made)),
+        "prompt_tokens_mean": _mean(prompts),
+        "prompt_tokens_max": max(prompts, default=0.0),
+        "completion_tokens_mean": _mean(completions),
+        "completion_tokens_max": max(completions, default=0.0),
+        "trajectory_tokens_mean": _mean([sum(completion for _, completion in of_one) for of_one in calls]),
+        "truncated_share": sum(t.truncated for t in made) / len(made),
+        "malformed": float(malformed),
+        "malformed_share": malformed / max(1, len(observations)),
+        "failed_calls_share": sum(bool(e["failed"]) for e in observations) / max(1, len(observations)),
+    }
+
+
+def row_stats(batch: Batch, update: int) -> dict[str, float]:
+    """Advantages, tokens and staleness of the rows that are trained on; only what exists where there are none."""
+    tokens = float(sum(len(row.prompt_ids) + len(row.completion_ids) for row in batch.rows))
+    if not batch.rows:
+        return {"row_tokens": tokens}
+    advantages = [row.advantage for row in batch.rows]
+    mean = _mean(advantages)
+    return {
+        "row_tokens": tokens,
+        "advantage_mean": mean,
+        "advantage_std": math.sqrt(_mean([(a - mean) ** 2 for a in advantages])),
+        "advantage_min": min(advantages),
+        "advantage_max": max(advantages),
+        "staleness_mean": _mean([float(update - row.version) for row in batch.rows]),
+        "staleness_max": float(max(update - row.version for row in batch.rows)),
+    }
+
+
+def _calls(trajectory: Trajectory) -> list[tuple[float, float]]:
+    """Tokens of prompt and completion, by model call."""
+    counts = (e["tokens"] for e in trajectory.events if e["kind"] == "call")
+    return [(float(count["prompt"]), float(count["completion"])) for count in counts]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
