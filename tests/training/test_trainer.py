@@ -1,5 +1,6 @@
-"""The contract with TRL's private surface: gradients of StepGRPOTrainer equal a hand-written reference."""
+"""The contract of the trainer: its gradients are those of a reference written by hand, one row at a time."""
 
+import copy
 import random
 
 import pytest
@@ -7,108 +8,196 @@ import torch
 
 from nbagent_training.errors import TrainingDiverged
 from nbagent_training.groups import Batch, TrainingRow
-from nbagent_training.trainer import StepGRPOTrainer, microbatches, settings
+from nbagent_training.loss_settings import Loss
+from nbagent_training.trainer import StepGRPOTrainer, settings
+
+TEMPERATURE = 0.8
 
 
-def make_rows(seed, n):
+def make_rows(seed, n, model=None):
+    """Rows of which some begin alike, with the sampler's log-probs near the model's (or anywhere, without a model)."""
     rng = random.Random(seed)
-    out = []
-    for _ in range(n):
-        prompt = tuple(rng.randrange(5, 250) for _ in range(rng.randint(1, 40)))
-        completion = tuple(rng.randrange(5, 250) for _ in range(rng.randint(1, 20)))
-        logps = tuple(rng.uniform(-8, -4) for _ in completion)
-        out.append(TrainingRow(prompt, completion, logps, rng.gauss(0, 1), rng.uniform(0.001, 0.05)))
+
+    def ids(low, high):
+        return tuple(rng.randrange(5, 250) for _ in range(rng.randint(low, high)))
+
+    stem, out = ids(60, 60), []
+    for i in range(n):
+        prompt = stem + ids(1, 9) if i % 3 else ids(1, 40)
+        if out and i % 4 == 0:
+            prompt = (*out[-1].prompt_ids, *out[-1].completion_ids, *ids(1, 5))
+        completion = ids(1, 20)
+        logps = [rng.uniform(-8, -4) for _ in completion]
+        if model is not None:
+            with torch.no_grad():
+                logps = [logp + rng.gauss(0, 0.4) for logp in log_probs(model, prompt, completion)[0].tolist()]
+        out.append(TrainingRow(prompt, completion, tuple(logps), rng.gauss(0, 1), rng.uniform(0.001, 0.05)))
     return out
 
 
-def reference_gradient(model, rows, tis_cap=None):
-    """−Σ rows weight · A · Σ tokens (ρ) · log π, one row at a time, written from the formula in groups.py.
+def log_probs(model, prompt, completion):
+    logits = model(input_ids=torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1].float()
+    all_logps = torch.log_softmax(logits / TEMPERATURE, -1)
+    return all_logps.gather(1, torch.tensor(completion)[:, None])[:, 0], -(all_logps.exp() * all_logps).sum(-1)
 
-    On-policy, the ratio is 1 and its gradient is that of log π.
-    """
+
+def row_loss(row, logp, entropy, old, reference, s):
+    """Σ_t ℓ of one row, token by token from the papers' formulas."""
+    behaviour = torch.tensor(row.logprobs)
+    against = behaviour if s.old == "sampler" else old
+    total = 0.0
+    mean_ratio = torch.exp((logp - against).sum() / len(logp))
+    for t in range(len(logp)):
+        ratio = mean_ratio if s.ratio == "sequence" else torch.exp(logp[t] - against[t])
+        bounded = torch.clamp(ratio, 1 - s.clip_low, 1 + s.clip_high)
+        advantage = row.advantage
+        if s.kind == "cispo":
+            token = -bounded.detach() * advantage * logp[t]
+        else:
+            surrogate = torch.min(ratio * advantage, bounded * advantage)
+            if s.dual_clip is not None and advantage < 0:
+                surrogate = torch.max(surrogate, torch.tensor(s.dual_clip * advantage))
+            token = -surrogate
+        mismatch = torch.exp(old[t] - behaviour[t])
+        if s.correction == "truncate":
+            token = token * min(float(mismatch), s.correction_high)
+        if s.correction == "mask":
+            token = token * (float(mismatch) if s.correction_low <= mismatch <= s.correction_high else 0.0)
+        if s.kl_coef:
+            d = logp[t] - reference[t]
+            k = {"k1": d.detach() * torch.exp(logp[t] - old[t]), "k2": d * d / 2, "k3": torch.exp(-d) - 1 + d}[s.kl]
+            token = token + s.kl_coef * k
+        total = total + token - s.entropy_coef * entropy[t]
+    return total
+
+
+def reference_gradients(model, rows, s, start, reference):
+    """Gradients of Σ_rows weight · row_loss, at the model's weights; `start` had them when the update began."""
     model.zero_grad()
     for row in rows:
-        ids = torch.tensor([[*row.prompt_ids, *row.completion_ids]])
-        logits = model(input_ids=ids).logits[0, len(row.prompt_ids) - 1 : -1].float()
-        logp = torch.log_softmax(logits, -1).gather(1, torch.tensor(row.completion_ids)[:, None])[:, 0]
-        rho = torch.ones_like(logp)
-        if tis_cap is not None:
-            rho = torch.exp(logp.detach() - torch.tensor(row.logprobs)).clamp(max=tis_cap)
-        (-(row.weight * row.advantage * rho * logp).sum()).backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters()}
+        with torch.no_grad():
+            old = log_probs(start, row.prompt_ids, row.completion_ids)[0]
+            referred = log_probs(reference, row.prompt_ids, row.completion_ids)[0]
+        logp, entropy = log_probs(model, row.prompt_ids, row.completion_ids)
+        (row.weight * row_loss(row, logp, entropy, old, referred, s)).backward()
+    return [p.grad.clone() for p in model.parameters()]
 
 
-@pytest.mark.parametrize(
-    ("loss", "tis_cap", "budget"), [("dapo", None, 128), ("dapo", 2.0, 128), ("cispo", None, 4096)]
-)
-def test_gradients_equal_the_reference(tiny, tokenizer, tmp_path, loss, tis_cap, budget):
-    tiny.eval()
-    batches = [make_rows(1, 13), make_rows(2, 6), make_rows(3, 1)]
-    start = {name: p.detach().clone() for name, p in tiny.named_parameters()}
-    wanted = [reference_gradient(tiny, rows, tis_cap) for rows in batches]
-    tiny.zero_grad()
+def gradients(model, tokenizer, folder, rows, s, *, budget, referred=None, lr=0.0, **more):
+    """The trainer's gradients in its last pass, and the trainer."""
     got = []
 
     class Watched(StepGRPOTrainer):
         def training_step(self, model, inputs, num_items_in_batch=None):
             loss = super().training_step(model, inputs, num_items_in_batch)
-            got.append({name: p.grad.clone() for name, p in model.named_parameters()})
-            with torch.no_grad():
-                for name, p in model.named_parameters():
-                    p.copy_(start[name])
+            got.extend(p.grad.clone() for p in model.parameters())
             return loss
 
+    arguments = settings(folder, steps=1, seed=0, bf16=False, save_strategy="no", max_grad_norm=0.0, **more)
     trainer = Watched(
-        tiny,
+        model,
         tokenizer,
-        settings(
-            tmp_path,
-            steps=3,
-            seed=0,
-            bf16=False,
-            loss_type=loss,
-            # TRL takes this for CISPO's cap of the ratio itself, and for 1 + epsilon otherwise.
-            epsilon_high=5.0 if loss == "cispo" else 0.2,
-            learning_rate=0.0,
-            save_strategy="no",
-            max_grad_norm=0.0,
-        ),
-        lambda update: Batch(batches[update], {}),
+        arguments,
+        lambda update: Batch(rows, {}),
         token_budget=budget,
-        tis_cap=tis_cap,
+        loss=s,
+        temperature=TEMPERATURE,
+        optimizers=(torch.optim.SGD(model.parameters(), lr=lr), None),
     )
+    if referred is not None:
+        trainer.reference.load_state_dict(referred.state_dict())
     trainer.train()
-    assert len(got) == 3
-    for mine, reference in zip(got, wanted, strict=True):
-        for name, gradient in reference.items():
-            error = torch.linalg.vector_norm(mine[name] - gradient) / (torch.linalg.vector_norm(gradient) + 1e-12)
-            assert error < 1e-4, (name, float(error))
+    return got, trainer
+
+
+def error(got, wanted):
+    """Relative error of the whole gradient."""
+    off = sum((a - b).double().square().sum() for a, b in zip(got, wanted, strict=True))
+    return float((off / sum(b.double().square().sum() for b in wanted)).sqrt())
+
+
+MODES = [
+    {},
+    {"clip_low": 0.1, "clip_high": 0.28, "old": "sampler"},
+    {"dual_clip": 1.5, "old": "sampler"},
+    {"kind": "cispo", "old": "sampler", "clip_low": 1.0},
+    {"kind": "cispo", "correction": "truncate"},
+    {"ratio": "sequence", "clip_low": 0.02, "clip_high": 0.03, "old": "sampler"},
+    {"correction": "truncate", "correction_high": 1.1},
+    {"correction": "mask", "correction_low": 0.7, "correction_high": 1.4},
+    {"kl_coef": 0.3, "kl": "k1"},
+    {"kl_coef": 0.3, "kl": "k2"},
+    {"kl_coef": 0.3, "kl": "k3"},
+    {"entropy_coef": 0.2},
+    {"passes": 2, "clip_low": 3e-3, "clip_high": 3e-3, "correction": "mask"},
+    {"passes": 2, "ratio": "sequence", "clip_low": 1e-3, "clip_high": 1e-3},
+]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: "-".join(f"{k}={v}" for k, v in mode.items()) or "default")
+@pytest.mark.parametrize("budget", [130, 4096])
+def test_gradients_equal_the_reference(tiny, tokenizer, tmp_path, mode, budget):
+    s = Loss(**mode)
+    rows = make_rows(1, 9, tiny)
+    reference = copy.deepcopy(tiny)
+    with torch.no_grad():
+        for p in reference.parameters():
+            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(7)))
+    start, model, lr = copy.deepcopy(tiny), copy.deepcopy(tiny), 1e-4
+    wanted = reference_gradients(model, rows, s, start, reference)
+    for _ in range(s.passes - 1):
+        with torch.no_grad():
+            for p, gradient in zip(model.parameters(), wanted, strict=True):
+                p.sub_(lr * gradient)
+        wanted = reference_gradients(model, rows, s, start, reference)
+    got, trainer = gradients(
+        tiny, tokenizer, tmp_path, rows, s, budget=budget, referred=reference if s.kl_coef else None, lr=lr
+    )
+    assert error(got, wanted) < 1e-5
+    assert trainer.watched["tokens_trained"] == sum(len(row.completion_ids) for row in rows)
+    if mode.get("old") == "sampler" or s.passes > 1:
+        assert trainer.watched["clip_low_share"] + trainer.watched["clip_high_share"] > 0
+
+
+def test_shared_prefixes_are_computed_once(tiny, tokenizer, tmp_path):
+    rows = make_rows(3, 12)
+    _, trainer = gradients(tiny, tokenizer, tmp_path, rows, Loss(), budget=4096)
+    assert trainer.watched["tokens_rows"] == sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
+    assert trainer.watched["tokens_computed"] < 0.7 * trainer.watched["tokens_rows"]
+    assert trainer.watched["micro_batches"] == 1
+
+
+def test_recomputing_activations_changes_no_gradient(tiny, tokenizer, tmp_path):
+    rows = make_rows(4, 6, tiny)
+    wanted = reference_gradients(copy.deepcopy(tiny), rows, Loss(), tiny, tiny)
+    got, _ = gradients(tiny, tokenizer, tmp_path, rows, Loss(), budget=400, gradient_checkpointing=True)
+    assert error(got, wanted) < 1e-5
+
+
+def trainer_of(model, tokenizer, folder, make_batch, **more):
+    return StepGRPOTrainer(model, tokenizer, settings(folder, seed=0, bf16=False, **more), make_batch, token_budget=256)
 
 
 def test_an_update_without_a_gradient_changes_nothing(tiny, tokenizer, tmp_path):
     before = [p.detach().clone() for p in tiny.parameters()]
-    trainer = StepGRPOTrainer(
+    trainer_of(
         tiny,
         tokenizer,
-        settings(tmp_path, steps=1, seed=0, bf16=False, learning_rate=1.0, save_strategy="no", weight_decay=0.0),
+        tmp_path,
         lambda update: Batch([], {"reward": 0.0}),
-        token_budget=256,
-    )
-    trainer.train()
+        steps=1,
+        learning_rate=1.0,
+        save_strategy="no",
+        weight_decay=0.0,
+    ).train()
     assert all(torch.equal(p, q) for p, q in zip(tiny.parameters(), before, strict=True))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tiny, tokenizer, tmp_path):
+    row = TrainingRow((5, 7, 9), (10, 11), (0.0, 0.0), 1.0, 0.5)
+    trainer = trainer_of(tiny, tokenizer, tmp_path, lambda update: Batch([row], {}), steps=1, save_strategy="no")
     with torch.no_grad():
         next(tiny.parameters())[7] = float("nan")
-    row = TrainingRow((5, 7, 9), (10, 11), (0.0, 0.0), 1.0, 0.5)
-    trainer = StepGRPOTrainer(
-        tiny,
-        tokenizer,
-        settings(tmp_path, steps=1, seed=0, bf16=False, save_strategy="no"),
-        lambda update: Batch([row], {}),
-        token_budget=256,
-    )
     with pytest.raises(TrainingDiverged, match="update 1: the loss is nan"):
         trainer.train()
 
@@ -121,27 +210,41 @@ def test_checkpoint_and_resume_go_on_at_the_next_update(tiny, tokenizer, tmp_pat
         return Batch(make_rows(update, 4), {})
 
     def trainer(steps):
-        config = settings(
+        return trainer_of(
+            tiny,
+            tokenizer,
             tmp_path,
+            make,
             steps=steps,
-            seed=0,
-            bf16=False,
             learning_rate=1e-3,
             save_strategy="steps",
             save_steps=2,
             ignore_data_skip=True,
         )
-        return StepGRPOTrainer(tiny, tokenizer, config, make, token_budget=256)
 
     trainer(2).train()
     trainer(4).train(resume_from_checkpoint=True)
     assert seen == [0, 1, 2, 3]
 
 
-def test_microbatches_keep_to_the_budget_and_lose_nothing():
-    rows = make_rows(5, 50)
-    chunks = microbatches(rows, 256)
-    assert sorted(map(id, rows)) == sorted(id(r) for c in chunks for r in c)
-    for chunk in chunks:
-        longest = max(len(r.prompt_ids) + len(r.completion_ids) for r in chunk)
-        assert len(chunk) == 1 or len(chunk) * (-(-longest // 32) * 32) <= 256
+def test_what_is_watched_is_logged(tiny, tokenizer, tmp_path):
+    lines = []
+    rows = make_rows(1, 5, tiny)
+    with torch.no_grad():
+        logps = torch.cat([log_probs(tiny, row.prompt_ids, row.completion_ids)[0] for row in rows])
+    trainer = StepGRPOTrainer(
+        tiny,
+        tokenizer,
+        settings(tmp_path, steps=1, seed=0, bf16=False, save_strategy="no"),
+        lambda update: Batch(rows, {"reward": 0.5}),
+        token_budget=256,
+        temperature=TEMPERATURE,
+        report=lambda update, logs: lines.append(logs),
+    )
+    trainer.train()
+    first = lines[0]
+    gap = logps - torch.tensor([logp for row in rows for logp in row.logprobs])
+    assert first["logp_gap"] == pytest.approx(float(gap.abs().mean()), rel=1e-3)
+    assert first["ratio_mean"] == first["ratio_max"] == 1
+    assert {"reward", "loss", "grad_norm", "learning_rate", "entropy", "logp_gap_k3", "clip_low_share"} <= set(first)
+    assert "reward" not in lines[-1]

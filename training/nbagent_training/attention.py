@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -22,6 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 from nbagent.errors import UsageError
+from nbagent_training.loss_settings import Kernel
 
 if TYPE_CHECKING:
     from nbagent_training.packing import TreeRow
@@ -31,8 +32,6 @@ HIDDEN = -1e4
 NAME = "nbagent"
 BLOCK = 512
 """Queries at a time on a CPU: above the diagonal of a long segment little is computed in vain."""
-
-Kernel = Literal["sdpa", "flex"]
 
 
 def dense_attention(
@@ -75,7 +74,7 @@ def dense_attention(
 class Forest:
     """How the tokens of one tree row attend; made once for all layers."""
 
-    lengths: tuple[int, ...]
+    lengths: list[int]
     """Tokens of each piece, in order."""
     lineages: tuple[tuple[int, ...], ...]
     """For each piece its ancestors and itself."""
@@ -88,7 +87,7 @@ class Forest:
 def forest_of(row: TreeRow, device: torch.device, kernel: Kernel = "sdpa") -> Forest:
     """The attention of a tree row on a device."""
     if kernel == "flex":
-        return Forest((), (), (), _block_mask(row, device))
+        return Forest([], (), (), _block_mask(row, device))
     lengths: list[int] = []
     lineages: list[tuple[int, ...]] = []
     last: list[int] = []
@@ -106,7 +105,7 @@ def forest_of(row: TreeRow, device: torch.device, kernel: Kernel = "sdpa") -> Fo
         own, seen = lengths[line[-1]], sum(lengths[p] for p in line)
         whole = torch.ones(1, 1, own, seen, dtype=torch.bool, device=device)
         masks.append(whole.tril(seen - own) if len(line) > 1 else None)
-    return Forest(tuple(lengths), tuple(lineages), tuple(masks))
+    return Forest(lengths, tuple(lineages), tuple(masks))
 
 
 def forest_attention(
@@ -139,7 +138,7 @@ def forest_attention(
         flex = _flex(query.device.type)
         out = flex(query, key, value, block_mask=forest.blocks, scale=scaling, enable_gqa=True)
         return out.transpose(1, 2), None
-    queries, keys, values = (x.split(forest.lengths, 2) for x in (query, key, value))
+    queries, keys, values = (torch.split(x, forest.lengths, 2) for x in (query, key, value))
     pieces = [
         _attend(q, torch.cat([keys[p] for p in line], 2), torch.cat([values[p] for p in line], 2), mask, scaling)
         for q, line, mask in zip(queries, forest.lineages, forest.masks, strict=True)

@@ -1,9 +1,9 @@
-"""Step-level GRPO on TRL's trainer: any number of rows an update, advantages of our own, micro-batches by tokens.
+"""Step-level GRPO on Transformers' trainer: any number of rows an update, a loss of our own, micro-batches by tokens.
 
-TRL's GRPOTrainer supplies the loss, the optimizer loop, checkpoints, LoRA and accelerate. It demands one row per
-rollout and append-only histories; this subclass replaces how inputs are made and how an update is accumulated. It
-leans on a private surface (`_compute_loss` and the keys that it reads, `_prepare_inputs`, `_step`), which
-tests/training/test_trainer.py guards by comparing gradients with a hand-written reference.
+Transformers' Trainer supplies the optimizer loop, checkpoints, LoRA and accelerate. An update is made by `make_batch`,
+divided into micro-batches in which shared prefixes are computed once, and accumulated to one gradient: the sum over
+the rows of all processes of weight · loss (losses.py). tests/training/test_trainer.py compares it with a hand-written
+reference.
 """
 
 from __future__ import annotations
@@ -15,177 +15,211 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from datasets import Dataset
 from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import pad
 
+from nbagent_training.attention import use_own_attention
+from nbagent_training.checkpoints import SealedCheckpoints
 from nbagent_training.errors import TrainingDiverged
 from nbagent_training.groups import Batch, TrainingRow
-
-BUCKET = 32
+from nbagent_training.loss_settings import Kernel, Loss
+from nbagent_training.losses import loss_and_sums
+from nbagent_training.microbatches import MicroBatch, divide, micro_batch
+from nbagent_training.scores import check_scores, scoring, unseen
 
 MakeBatch = Callable[[int], Batch]
-"""Called once per update with the number of updates so far; makes this process's share of the rollouts."""
+"""Called once per update, on every process, with the number of updates so far; makes this process's rows."""
+NOTHING = TrainingRow((0,), (0,), (0.0,), 0.0, 0.0)
+"""A row without a gradient, for a process that has none in a micro-batch: all must take part in each."""
 
 
-def settings(out: Path, *, steps: int, seed: int, bf16: bool, **more: Any) -> GRPOConfig:
-    """TRL's configuration for StepGRPOTrainer: one optimizer step per batch, loss normalised by us."""
+def settings(out: Path, *, steps: int, seed: int, bf16: bool, **more: Any) -> TrainingArguments:
+    """Transformers' configuration for StepGRPOTrainer: one optimizer step per batch and pass, loss normalised by us."""
     fixed: dict[str, Any] = {
         "output_dir": str(out),
         "max_steps": steps,
         "seed": seed,
         "bf16": bf16,
         "use_cpu": not torch.cuda.is_available(),
-        "loss_type": "dapo",
-        "num_generations": 2,
-        "per_device_train_batch_size": 2,
+        "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": 1,
-        "steps_per_generation": 1,
-        "num_iterations": 1,
-        "beta": 0.0,
-        "use_vllm": False,
-        "vllm_importance_sampling_correction": False,
         "gradient_checkpointing": False,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "ddp_find_unused_parameters": False,
+        "ddp_broadcast_buffers": False,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,
         "eval_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
         "remove_unused_columns": False,
     }
-    return GRPOConfig(**{**fixed, **more})
+    return TrainingArguments(**{**fixed, **more})
 
 
-def microbatches(rows: Sequence[TrainingRow], budget: int) -> list[list[TrainingRow]]:
-    """Rows in chunks whose padded size (rows x longest row, rounded up to the bucket) stays within `budget` tokens."""
-    ordered = sorted(rows, key=lambda r: -(len(r.prompt_ids) + len(r.completion_ids)))
-    chunks: list[list[TrainingRow]] = []
-    room = 0
-    for row in ordered:
-        if not chunks or len(chunks[-1]) >= room:
-            length = -(-(len(row.prompt_ids) + len(row.completion_ids)) // BUCKET) * BUCKET
-            room = max(1, budget // length)
-            chunks.append([])
-        chunks[-1].append(row)
-    return chunks
-
-
-class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+class StepGRPOTrainer(SealedCheckpoints, Trainer):  # type: ignore[misc]
     """GRPO over step samples.
 
     Attributes:
-        token_budget: padded tokens per micro-batch.
-        tis_cap: truncated importance sampling between sampler and trainer (None: off); the ratio, at most this,
-            is folded into the advantages, which for ratios >= 0 is exactly the same loss.
+        last_stats: of the batch of the current update.
+        watched: what the current update's loss saw; means over the completion tokens of all processes.
     """
 
     def __init__(
         self,
         model: Any,
         tokenizer: Any,
-        args: GRPOConfig,
+        args: TrainingArguments,
         make_batch: MakeBatch,
         *,
         token_budget: int,
-        tis_cap: float | None = None,
+        loss: Loss | None = None,
+        temperature: float = 1.0,
+        kernel: Kernel = "sdpa",
         report: Callable[[int, dict[str, float]], None] | None = None,
         **more: Any,
     ) -> None:
-        super().__init__(
-            model=model,
-            args=args,
-            processing_class=tokenizer,
-            reward_funcs=[_never],
-            train_dataset=Dataset.from_dict({"prompt": [""] * max(2, args.max_steps * 2)}),
-            **more,
-        )
-        assert self.loss_type in ("dapo", "cispo")
-        assert self.args.gradient_accumulation_steps == self.args.steps_per_generation == 1
+        """A trainer of `model`.
+
+        Args:
+            model: a causal LM, or one with LoRA adapters.
+            tokenizer: saved beside the checkpoints.
+            args: see `settings`.
+            make_batch: makes the rows of an update.
+            token_budget: tokens per micro-batch.
+            loss: settings of the loss.
+            temperature: that the rows were sampled with; log-probs are those at this temperature.
+            kernel: what computes attention.
+            report: takes each log line.
+            more: further arguments of Transformers' Trainer.
+        """
+        use_own_attention(model)
+        check_scores(model)
+        super().__init__(model=model, args=args, processing_class=tokenizer, **more)
         self.make_batch = make_batch
         self.token_budget = token_budget
-        self.tis_cap = tis_cap
+        self.loss = loss or Loss()
+        self.temperature = temperature
+        self.kernel: Kernel = kernel
         self.report = report
         self.last_stats: dict[str, float] = {}
+        self.watched: dict[str, float] = {}
+        self.reference = self._reference_model() if self.loss.kl_coef else None
         self._whole = True
         self.remove_callback(PrinterCallback)
+
+    def _reference_model(self) -> Any:
+        """What the KL term compares with: the model without its adapters, or a frozen copy of it as it is."""
+        if hasattr(self.model, "disable_adapter"):
+            return self.model
+        copy = type(self.model)(self.model.config)
+        copy.load_state_dict(self.model.state_dict())
+        return copy.to(device=self.model.device, dtype=self.model.dtype).requires_grad_(False)
 
     def get_train_dataloader(self) -> Any:
         """One placeholder an update: the rows are made when the update begins."""
         updates: Any = [{"update": i} for i in range(self.args.max_steps)]
         return DataLoader(updates, batch_size=1, collate_fn=_first)
 
-    def _prepare_inputs(self, batch: Any) -> list[dict[str, torch.Tensor]]:
+    def micro_batches(self, rows: Sequence[TrainingRow]) -> list[MicroBatch]:
+        """This process's share of the rows of all; every process gets equally many micro-batches."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        made = self.make_batch(self.state.global_step)
-        self.last_stats = made.stats
-        rows = gather_object(made.rows) if world > 1 else made.rows
-        tokens = sum(len(row.completion_ids) for row in rows)
-        null = TrainingRow((self._tokenizer.pad_token_id,), (self._tokenizer.pad_token_id,), (0.0,), 0.0, 0.0)
-        prepared = []
-        for chunk in microbatches(rows, self.token_budget) or [[]]:
-            # Every process runs the same number of rows, or the gathers of TRL's metrics hang.
-            share = max(1, -(-len(chunk) // world))
-            mine = chunk[rank::world]
-            prepared.append(self._collate([*mine, *[null] * (share - len(mine))], max(tokens, 1)))
-        return prepared
+        everyone = gather_object(list(rows)) if world > 1 else rows
+        chunks = divide(everyone, self.token_budget, world)
+        chunks += [[NOTHING]] * (-len(chunks) % world if chunks else world)
+        return [micro_batch(chunk, self.accelerator.device, self.kernel) for chunk in chunks[rank::world]]
 
-    def _collate(self, rows: Sequence[TrainingRow], tokens: int) -> dict[str, torch.Tensor]:
-        """The keys that `_compute_loss` reads; shapes (rows, prompt) and (rows, completion)."""
-        device, pad_id = self.accelerator.device, self._tokenizer.pad_token_id
-        real = [row.weight > 0 for row in rows]
-        prompts = [torch.tensor(row.prompt_ids) for row in rows]
-        completions = [torch.tensor(row.completion_ids) for row in rows]
-        width = max(map(len, completions))
-        total = -(-(max(map(len, prompts)) + width) // BUCKET) * BUCKET
-        inputs = {
-            "prompt_ids": _left(prompts, pad_id, total - width),
-            "prompt_mask": _left([torch.ones_like(p) for p in prompts], 0, total - width),
-            "completion_ids": pad(completions, padding_value=pad_id, padding_side="right"),
-            "completion_mask": pad(
-                [torch.full_like(c, int(r)) for c, r in zip(completions, real, strict=True)], padding_value=0
-            ),
-        }
-        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-        # dapo divides by num_items_in_batch (and multiplies by the number of processes), which the weights undo.
-        advantages = torch.tensor([row.advantage * row.weight * tokens for row in rows], device=device)
-        if self.tis_cap is not None:
-            behaviour = pad([torch.tensor(row.logprobs) for row in rows], padding_value=0.0).to(device)
-            with torch.no_grad():
-                old, _, _ = self._get_per_token_logps_and_entropies(
-                    self.model,
-                    torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1),
-                    torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1),
-                    inputs["completion_ids"].size(1),
-                )
-            ratio = torch.exp((old - behaviour) * inputs["completion_mask"]).clamp(max=self.tis_cap)
-            advantages = advantages[:, None] * ratio
-            inputs["old_per_token_logps"] = old
-        inputs["advantages"] = advantages
-        inputs["num_items_in_batch"] = torch.tensor(float(tokens), device=device)
-        return inputs
+    def scores(self, model: Any, batch: MicroBatch) -> torch.Tensor:
+        """(K, 2): log-probs and entropies of a micro-batch's completion tokens."""
+        bonus = self.loss.entropy_coef > 0
+        plain = self.accelerator.unwrap_model(model)
+        with (
+            scoring(plain, batch.where, batch.targets, self.temperature, entropy_gradient=bonus),
+            self.compute_loss_context_manager(),
+        ):
+            out = model(
+                input_ids=batch.ids,
+                attention_mask=unseen(batch.ids.device),
+                position_ids=batch.positions,
+                use_cache=False,
+                forest=batch.forest,
+            )
+        return out.logits  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def _refer(self, batch: MicroBatch) -> None:
+        adapters = getattr(self.reference, "disable_adapter", nullcontext)
+        with adapters():
+            batch.reference = self.scores(self.reference, batch)[:, 0]
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """One update: all micro-batches, gradients synchronised at the last."""
+        """One update: all passes over all micro-batches; the last pass's optimizer step is Transformers'."""
         self._whole = True
-        prepared = self._prepare_inputs(inputs)
+        made = self.make_batch(self.state.global_step)
+        self.last_stats = made.stats
+        batches = self.micro_batches(made.rows)
         self._whole = False
         model.train()
-        total = torch.zeros((), device=self.accelerator.device)
-        for place, micro in enumerate(prepared):
-            last = place == len(prepared) - 1
-            with nullcontext() if last else self.accelerator.no_sync(model):
-                with self.compute_loss_context_manager():
-                    loss = self.compute_loss(model, micro)
-                self.accelerator.backward(loss)
-            total = total + loss.detach()
-        self._step += 1
-        if not torch.isfinite(total):
+        if self.reference is not None:
+            for batch in batches:
+                self._refer(batch)
+        for later in range(self.loss.passes):
+            if later:
+                self._step_between(model)
+            total = self._accumulate(model, batches)
+        return total
+
+    def _step_between(self, model: Any) -> None:
+        if self.args.max_grad_norm > 0:
+            self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+        self.optimizer.step()
+        model.zero_grad()
+
+    def _accumulate(self, model: Any, batches: Sequence[MicroBatch]) -> torch.Tensor:
+        """One pass: the gradient of the whole batch; this process's share of the loss times the number of processes."""
+        world = self.accelerator.num_processes
+        sums: dict[str, torch.Tensor] = {}
+        for batch in batches:
+            with nullcontext() if batch is batches[-1] else self.accelerator.no_sync(model):
+                loss, seen = loss_and_sums(batch.tokens(self.scores(model, batch)), self.loss)
+                # DDP averages over the processes; the loss is a sum over them.
+                self.accelerator.backward(loss * world)
+            seen["loss"] = loss.detach()
+            seen["packed"] = torch.tensor(float(batch.ids.numel()), device=loss.device)
+            seen["unpacked"] = torch.tensor(float(batch.n_unpacked), device=loss.device)
+            for name, value in seen.items():
+                before = sums.get(name, torch.zeros_like(value))
+                sums[name] = torch.maximum(before, value) if name == "ratio_max" else before + value
+        share: torch.Tensor = sums["loss"] * world
+        self.watched = self._means(sums, len(batches))
+        return share
+
+    def _means(self, sums: dict[str, torch.Tensor], n_batches: int) -> dict[str, float]:
+        """Means over the tokens of all processes.
+
+        Raises:
+            TrainingDiverged: on every process, if the loss of one is no number.
+        """
+        largest = self.accelerator.gather(sums.pop("ratio_max")).max().item()
+        added = self.accelerator.reduce(torch.stack([sums[name].double() for name in sums]), "sum").tolist()
+        whole = dict(zip(sums, added, strict=True))
+        loss, tokens = whole.pop("loss"), whole.pop("tokens_trained")
+        if loss - loss:
             raise TrainingDiverged(
-                f"update {self.state.global_step + 1}: the loss is {total.item()}; the last checkpoint stands, "
+                f"update {self.state.global_step + 1}: the loss is {loss}; the last checkpoint stands, "
                 "resume from it with a smaller grpo.lr"
             )
-        return total
+        computed, unpacked = whole.pop("packed"), whole.pop("unpacked")
+        means = {name: value / max(tokens, 1) for name, value in whole.items()}
+        return {
+            **means,
+            "ratio_max": largest,
+            "tokens_trained": tokens,
+            "tokens_rows": unpacked,
+            "tokens_computed": computed,
+            "micro_batches": float(n_batches * self.accelerator.num_processes),
+        }
 
     def save_if_whole(self) -> bool:
         """Save a checkpoint unless an update was cut off in its middle; then the last one stands. True if saved."""
@@ -195,29 +229,14 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return False
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's log line and this update's group statistics, also handed to `report`."""
-        entropy = self._metrics["train"].get("entropy", [])
+        """The trainer's log line, this update's group statistics and what its loss saw, also handed to `report`."""
         # The trainer's last line sums up the run; it is no update of its own.
-        stats = {} if "train_runtime" in logs else self.last_stats
-        merged = {**logs, **stats}
-        if entropy:
-            merged["entropy"] = sum(entropy) / len(entropy)
-        self._metrics["train"].clear()
+        more = {} if "train_runtime" in logs else {**self.watched, **self.last_stats}
+        merged = {**logs, **more}
         super().log(merged, start_time)
         if self.report is not None and self.accelerator.is_main_process:
             self.report(self.state.global_step, merged)
 
 
-def _left(tensors: Sequence[torch.Tensor], value: int, width: int) -> torch.Tensor:
-    out = torch.full((len(tensors), width), value, dtype=torch.long)
-    for row, tensor in enumerate(tensors):
-        out[row, width - len(tensor) :] = tensor
-    return out
-
-
 def _first(items: list[Any]) -> Any:
     return items[0]
-
-
-def _never(completions: Sequence[Any], **more: Any) -> list[float]:
-    raise AssertionError("rewards come from trajectories, not from TRL")
