@@ -22,6 +22,7 @@ ORDER = (
     "demo",
     "tasks",
     "train",
+    "recipes",
     "score",
     "profile",
     "bixbench",

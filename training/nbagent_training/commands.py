@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from nbagent.errors import NbagentError, RunFolderError, StorageError
-from nbagent.recipe import load_recipe, to_toml
+from nbagent.errors import NbagentError, RunFolderError, StorageError, UsageError
+from nbagent.recipe import load_recipe, nearest, to_toml
 from nbagent.runfolder import RunFolder
 from nbagent_training.errors import TooManyFailures
 
@@ -28,23 +28,67 @@ LEAST_FREE = 16 << 20
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="TOML recipe; unknown keys are errors.", show_default=False)],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="TOML recipe, or the name of a bundled one; see `nbagent recipes`.", show_default=False),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME-OF-RECIPE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, where it stopped.")] = False,
+    from_run: Annotated[
+        Path | None,
+        typer.Option("--from", help="Learn from the rollouts of this finished run and make none.", show_default=False),
+    ] = None,
 ) -> None:
     """Train a notebook agent: a warm start on demonstrations, then step-level GRPO on verified answers.
 
     A recipe names the tasks, the model and the settings; the resolved recipe, every trajectory, checkpoints, scores
     and the report are kept in the run folder. Ctrl-C saves; --resume goes on.
 
-    Example:
+    With --from, GRPO learns from the rollouts of a finished run, weighing every token by how much likelier it has
+    become; of a run of `nbagent score` no recipe is needed: its model learns, two passes over the rows.
+
+    Examples:
 
         nbagent train recipe.toml --out runs/mine
+
+        nbagent train --from runs/score --out runs/mine
     """
+    from nbagent_training.bundled_recipes import recipe_path
+    from nbagent_training.offline import offline_recipe
     from nbagent_training.recipe import TrainRecipe
 
-    target = out if out is not None else Path("runs") / recipe.stem
-    _run(load_recipe(recipe, TrainRecipe), target, resume, Console())
+    if recipe is None and from_run is None:
+        raise UsageError("name a recipe (`nbagent recipes` lists the bundled ones), or a finished run with --from")
+    path = recipe_path(recipe) if recipe is not None else None
+    settings = load_recipe(path, TrainRecipe) if path is not None else None
+    if from_run is not None:
+        settings = offline_recipe(from_run, settings)
+    assert settings is not None
+    target = out if out is not None else Path("runs") / (path.stem if path is not None else "offline")
+    _run(settings, target, resume, Console())
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this one, to copy.", show_default=False)] = None,
+) -> None:
+    """List the bundled training recipes, or print one.
+
+    A bundled recipe is trained by its name; to change one, copy it and edit the copy.
+
+    Example:
+
+        nbagent recipes qwen3-4b-lora > mine.toml
+    """
+    from nbagent_training.bundled_recipes import bundled_recipes
+
+    there = bundled_recipes()
+    if name is None:
+        for known, path in there.items():
+            print(f"{known:<{max(map(len, there))}}  {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+    elif name in there:
+        print(there[name].read_text(encoding="utf-8"), end="")
+    else:
+        raise UsageError(f"{name}: no bundled recipe{nearest(name, list(there))}")
 
 
 def demo(

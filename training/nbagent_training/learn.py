@@ -16,6 +16,7 @@ from nbagent_training.checkpoints import last_whole_checkpoint
 from nbagent_training.groups import Batch, batch_of
 from nbagent_training.practice import Practice
 from nbagent_training.recipe import Grpo
+from nbagent_training.recorded import Recorded
 from nbagent_training.trainer import StepGRPOTrainer, settings
 
 
@@ -23,7 +24,7 @@ def learn(
     model: Any,
     tokenizer: Any,
     sampler: HFModel,
-    practice: Practice,
+    practice: Practice | Recorded,
     recipe: Grpo,
     *,
     out: Path,

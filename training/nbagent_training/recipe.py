@@ -61,6 +61,14 @@ class WarmStart(Recipe):
     """Learning rate of the matrices inside the layers."""
     adamw_lr: float = Field(default=4e-3, gt=0)
     """Learning rate of embeddings, norms and head."""
+    from_run: str = ""
+    """A finished run folder: its rollouts are the examples (rejection sampling), in place of demonstrations."""
+    keep: Literal["correct", "all"] = "correct"
+    """Which of its rollouts: those that the verifier called right, or every one with a reward."""
+    per_task: int = Field(default=4, ge=1)
+    """At most so many rollouts of a task, so that easy tasks do not crowd out the others; equal ones count once."""
+    order: Literal["shortest", "random"] = "shortest"
+    """Which of a task's rollouts are taken first; the shortest waste no steps, random ones keep the variety."""
 
 
 class Grpo(Recipe):
@@ -68,6 +76,8 @@ class Grpo(Recipe):
 
     updates: int = Field(default=100, ge=0)
     """Optimizer steps; each takes fresh rollouts, so training is strictly on-policy."""
+    from_run: str = ""
+    """A finished run folder: GRPO learns from its rollouts and makes none, weighing tokens by their ratio."""
     tasks_per_update: int = Field(default=12, ge=1)
     """Groups per update."""
     group_size: int = Field(default=8, ge=2)
@@ -173,8 +183,19 @@ class TrainRecipe(Recipe):
             raise ValueError("agent.images: training on images is not supported; show them in scoring only")
         if not self.model.folder and not self.warm_start.steps:
             raise ValueError("a model made from scratch needs a warm start: set warm_start.steps, or model.folder")
-        if self.warm_start.steps and self.tasks.demonstrations == "" and not self.tasks.n_demonstrations:
+        demonstrated = self.tasks.demonstrations or self.tasks.n_demonstrations or self.warm_start.from_run
+        if self.warm_start.steps and not demonstrated:
             raise ValueError(
                 "warm_start.steps needs demonstrations: set tasks.n_demonstrations or tasks.demonstrations"
             )
+        for table, given in (("warm_start", self.warm_start.from_run), ("grpo", self.grpo.from_run)):
+            if given and not self.model.folder:
+                raise ValueError(f"{table}.from_run: rollouts hold the ids of their model; set model.folder to it")
+        if self.grpo.from_run and self.grpo.loss.old == "trainer" and self.grpo.loss.correction == "none":
+            raise ValueError(
+                "grpo.from_run: other weights made the rollouts, which nothing here corrects; set "
+                'grpo.loss.old = "sampler", or a grpo.loss.correction'
+            )
+        if self.grpo.from_run and self.grpo.grouping == "branch":
+            raise ValueError("grpo.from_run: recorded rollouts are not branched; set another grouping")
         return self

@@ -119,7 +119,7 @@ class TrainingRun:
 
     def _practised(self) -> list[Task]:
         """The training tasks; taken first, so that what may not be trained on is refused before hours of warm start."""
-        if not self.recipe.grpo.updates or self._folder("final").exists():
+        if not self.recipe.grpo.updates or self.recipe.grpo.from_run or self._folder("final").exists():
             return []
         tasks = self._tasks("train", self.recipe.tasks.train, self.recipe.tasks.n_train, 1)
         if self.recipe.tasks.filter:
@@ -269,21 +269,42 @@ class TrainingRun:
     def _row(self, steps: list[Step], prompts: PromptBuilder) -> TreeRow:
         return pack([(prompts.build(window).ids or (), prompts.completion_ids(text)) for window, text in steps])
 
+    def _recorded(self, tokenizer: Any) -> Recorded:
+        settings = self.recipe.grpo
+        source = Recorded(
+            Path(settings.from_run),
+            tokenizer,
+            self.run,
+            temperature=settings.temperature,
+            seed=self.recipe.seed,
+            heldout=self.heldout,
+        )
+        passes = settings.updates * settings.tasks_per_update / len(source)
+        self.console.print(
+            f"  {len(source)} groups with different rewards, {source.n_left_out} without; {passes:.1f} passes",
+            highlight=False,
+        )
+        return source
+
+    def _practice(self, tasks: list[Task], sampler: HFModel) -> Practice:
+        settings = self.recipe.grpo
+        curriculum = Curriculum(
+            self.run.path / "practice.json",
+            tasks,
+            seed=self.recipe.seed,
+            rule=settings.curriculum,
+            group_size=settings.group_size,
+            start=self.filter.counts() if self.filter else None,
+        )
+        return Practice(curriculum, self.rollouts, sampler, self._settings(settings.temperature), self.run)
+
     def _grpo(self, tasks: list[Task]) -> None:
         settings = self.recipe.grpo
         if settings.updates and not self._folder("final").exists():
             model, tokenizer = self._load("warm") if self.recipe.warm_start.steps else self._start()
             sampler = self._wrap(model, tokenizer, "grpo")
             with self.stages.timed("grpo"), Dashboard(self.console, "grpo", settings.updates) as board:
-                curriculum = Curriculum(
-                    self.run.path / "practice.json",
-                    tasks,
-                    seed=self.recipe.seed,
-                    rule=settings.curriculum,
-                    group_size=settings.group_size,
-                    start=self.filter.counts() if self.filter else None,
-                )
-                practice = Practice(curriculum, self.rollouts, sampler, self._settings(settings.temperature), self.run)
+                practice = self._recorded(tokenizer) if settings.from_run else self._practice(tasks, sampler)
                 learn(
                     model,
                     tokenizer,

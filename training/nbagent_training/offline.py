@@ -1,0 +1,68 @@
+"""The recipe of a run that learns from a finished run's rollouts and makes none. No torch."""
+
+from __future__ import annotations
+
+import tomllib
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from nbagent.errors import UsageError
+from nbagent.models.opening import is_remote
+from nbagent.recipe import load_recipe
+from nbagent.runfolder import RunFolder
+from nbagent.score_run import ScoreRecipe
+from nbagent_training.recipe import TrainRecipe
+from nbagent_training.recorded import recorded
+
+PASSES = 2
+"""Over the rows, where nothing else was named: after more the ratios of most tokens are clipped."""
+
+
+def offline_recipe(path: Path, recipe: TrainRecipe | None = None) -> TrainRecipe:
+    """A recipe changed so that GRPO takes the rollouts of a finished run.
+
+    Args:
+        path: the run's folder.
+        recipe: how to train; None takes the model, agent and temperature of a run of `nbagent score`, and no scoring.
+
+    Where the recipe corrects nothing for other weights having sampled, the ratio is taken against the recorded
+    log-probs.
+
+    Raises:
+        UsageError: no run is there, or one that names no model that can be trained.
+    """
+    run = RunFolder.open(path)
+    given = recipe.model_dump() if recipe is not None else _of_score(run)
+    grpo = given["grpo"]
+    loss = grpo.setdefault("loss", {})
+    if loss.get("old", "trainer") == "trainer" and loss.get("correction", "none") == "none":
+        loss["old"] = "sampler"
+    grpo["from_run"] = str(path)
+    return TrainRecipe.model_validate(given)
+
+
+def _of_score(run: RunFolder) -> dict[str, Any]:
+    if "grpo" in tomllib.loads(run.recipe.read_text(encoding="utf-8")):
+        raise UsageError(
+            f"{run.path}: is a training run, whose rollouts are of many versions of its weights; name a recipe whose "
+            "model.folder is the one to begin with"
+        )
+    score = load_recipe(run.recipe, ScoreRecipe)
+    if is_remote(score.model):
+        raise UsageError(f"{run.path}: its model {score.model} is an endpoint, which gave no token ids to train on")
+    if not score.temperature:
+        raise UsageError(f"{run.path}: its rollouts are greedy, so those of a task are all alike; score with --n 8")
+    live = sum(group.mixed for group in recorded(run))
+    tasks_per_update = min(12, max(1, live))
+    return {
+        "seed": score.seed,
+        "tasks": {"n_heldout": 0},
+        "model": {"folder": score.model},
+        "agent": score.agent.model_dump(),
+        "grpo": {
+            "temperature": score.temperature,
+            "tasks_per_update": tasks_per_update,
+            "updates": max(1, ceil(PASSES * live / tasks_per_update)),
+        },
+    }
