@@ -30,7 +30,7 @@ class ContainerServer(ForkServer):
     def __init__(self, container: Container) -> None:
         assert container.control is not None
         super().__init__(container.control)
-        self._container = container
+        self.container = container
         self.counters = Counters.of_process(container.pid)
         """Counts what the container's control group refused and killed."""
         self._ending: asyncio.Task[None] | None = None
@@ -108,8 +108,8 @@ class ContainerServer(ForkServer):
         self._ending = self._loop.create_task(self._end())
 
     async def _end(self) -> None:
-        why = await self._container.why_ended()
-        await self._container.remove()
+        why = await self.container.why_ended()
+        await self.container.remove()
         if not self._ready.done():
             self._ready.set_exception(KernelStartError(why))
             self._ready.exception()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from languages import language_of
 
+from nbagent_images import EngineForbidden, EngineMissing, profile, require
 from nbagent_kernels import Limits, Session, SessionSpec, open_session
 from nbagent_kernels.fork import end_servers
+from nbagent_kernels.types import ContainerSettings
 
 Opener = Callable[..., Awaitable[Session]]
 PRELOAD = ("numpy", "matplotlib.pyplot")
@@ -24,6 +28,11 @@ async def opened(backend: str) -> AsyncIterator[Opener]:
     async def open_one(spec: SessionSpec | None = None, **limits: Any) -> Session:
         fitting = Limits(**{"grace_s": 1.0, **limits})
         spec = spec or SessionSpec(language=language_of(backend), preload=PRELOAD, limits=fitting)
+        if backend.startswith("docker"):
+            # Each container would import it anew.
+            preload = () if spec.preload == PRELOAD else spec.preload
+            image = "r" if spec.language == "R" else "python"
+            spec = replace(spec, container=container(image), preload=preload)
         sessions.append(await open_session(spec, backend.partition("-")[0]))
         if backend.endswith("-branch"):
             sessions.append(await sessions[-1].branch())
@@ -32,6 +41,15 @@ async def opened(backend: str) -> AsyncIterator[Opener]:
     yield open_one
     for session in sessions:
         await session.close()
+
+
+@functools.cache
+def container(image: str) -> ContainerSettings:
+    """The container of a test; skips the test where there is no engine."""
+    try:
+        return ContainerSettings(require(image).id, profile(), run="tests")
+    except (EngineMissing, EngineForbidden) as error:
+        pytest.skip(str(error))
 
 
 @pytest_asyncio.fixture(loop_scope="module")

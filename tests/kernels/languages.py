@@ -9,9 +9,14 @@ from dataclasses import dataclass
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 
-PYTHON = ("local", "fork")
+DOCKER = pytest.param("docker", marks=pytest.mark.docker)
+PYTHON = ("local", "fork", DOCKER)
 """Backends that run Python."""
-AND_BRANCHES = (*PYTHON, pytest.param("fork-branch", marks=pytest.mark.slow))
+AND_BRANCHES = (
+    *PYTHON,
+    pytest.param("fork-branch", marks=pytest.mark.slow),
+    pytest.param("docker-branch", marks=(pytest.mark.slow, pytest.mark.docker)),
+)
 """The same, and sessions that are a branch of another."""
 R_IS_HERE = shutil.which("Rscript") is not None and "ir" in KernelSpecManager().find_kernel_specs()
 EVERY = (

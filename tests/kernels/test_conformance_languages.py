@@ -10,7 +10,7 @@ import time
 
 import nbformat
 import pytest
-from kernel_probes import text
+from kernel_probes import on_host, text
 from languages import EVERY, LANGUAGES, Language, language_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.parametrize("backend", EVERY)]
@@ -95,7 +95,7 @@ async def test_every_death_is_told_with_its_cause_at_once(opened, cells):
 
 async def test_a_kernel_that_was_stopped_is_killed_at_the_time_limit(opened, cells):
     session = await opened(grace_s=0.3)
-    os.kill(int(text((await session.execute(cells.pid)).outputs)), signal.SIGSTOP)
+    os.kill(on_host(session, int(text((await session.execute(cells.pid)).outputs))), signal.SIGSTOP)
     for _ in range(50):
         await session.interrupt()
     result = await session.execute(cells.say, timeout=0.3)
