@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nbagent.models.hf import HFModel
-from nbagent.trajectory import Trajectory
 from nbagent_training.attention import use_own_attention
-from nbagent_training.checkpoints import last_whole_checkpoint
+from nbagent_training.checkpoints import last_whole_checkpoint, step_of
+from nbagent_training.errors import TooManyFailures
+from nbagent_training.failures import Failures, check_failures, count_failures
 from nbagent_training.groups import Batch, batch_of
+from nbagent_training.journal import Journal
+from nbagent_training.metrics import known
 from nbagent_training.practice import Practice
 from nbagent_training.recipe import Grpo
 from nbagent_training.recorded import Recorded
+from nbagent_training.rollout_stats import rollout_stats, staleness
 from nbagent_training.trainer import StepGRPOTrainer, settings
 
 
@@ -30,35 +33,54 @@ def learn(
     out: Path,
     seed: int,
     bf16: bool,
-    report: Callable[[int, dict[str, float]], None],
+    journal: Journal,
+    failures: Failures | None = None,
 ) -> None:
     """Train `model` in place for `recipe.updates` updates, going on from the last checkpoint in `out`.
 
     Raises:
         KeyboardInterrupt: after a checkpoint was saved, where the weights were whole.
+        TooManyFailures: likewise; the host fails too many rollouts.
     """
-    seconds: dict[str, float] = {}
+    seconds = {"rollout_s": 0.0, "update_from": time.monotonic()}
+    limits = failures or Failures()
     use_own_attention(model)
 
     def make_batch(update: int) -> Batch:
+        if not trainer.accelerator.is_main_process:
+            # The main process makes all rollouts; the trainer deals out the rows.
+            return Batch([], {})
         begin = time.monotonic()
         sampler.refresh(update)
         groups = practice.next_groups(recipe.tasks_per_update, update)
+        counts = count_failures(groups)
+        check_failures(journal.lines, counts, limits)
         batch = batch_of(groups, recipe)
-        batch.stats["infrastructure"] = float(
-            len(groups) * practice.group_size - sum(len(g.trajectories) for g in groups)
-        )
-        batch.stats["malformed"] = float(sum(_malformed(t) for group in groups for t in group.trajectories))
+        observed = rollout_stats(groups)
+        if not observed:
+            # Nothing was rewarded, so there is no mean reward; certainly not one of 0.
+            batch.stats.pop("reward", None)
+        counts["read_back"] = float(practice.lineage.read_back)
+        counts["stale"] = float(practice.lineage.made(update, batch.rows))
+        batch.stats.update({**counts, **observed, **staleness(batch, update)})
         seconds["rollout_s"] = time.monotonic() - begin
         seconds["update_from"] = time.monotonic()
         return batch
 
     def logged(update: int, logs: dict[str, float]) -> None:
+        if "train_runtime" in logs:
+            # The trainer's last line sums up the run; it is no update of its own.
+            return
+        # Counted from the beginning of this life of the run, so it is no number of the update's.
+        logs.pop("epoch", None)
+        rollout_s, train_s = seconds["rollout_s"], time.monotonic() - seconds["update_from"]
         took = {
-            "rollout_s": seconds.get("rollout_s", 0.0),
-            "train_s": time.monotonic() - seconds.get("update_from", time.monotonic()),
+            "rollout_s": rollout_s,
+            "train_s": train_s,
+            "tokens_per_s": logs.get("completion_tokens", 0.0) / max(rollout_s, 1e-9),
+            "train_tokens_per_s": logs.get("tokens_rows", 0.0) / max(train_s, 1e-9),
         }
-        report(update, {**logs, **took})
+        journal.add(update, {**known(logs), **took})
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)
 
@@ -89,14 +111,14 @@ def learn(
         report=logged,
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, scale)),
     )
+    checkpoint = last_whole_checkpoint(out)
+    journal.begin(step_of(checkpoint))
     try:
-        trainer.train(resume_from_checkpoint=last_whole_checkpoint(out))
-    except KeyboardInterrupt:
-        trainer.save_if_whole()
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (KeyboardInterrupt, TooManyFailures):
+        # Other processes may not be where a checkpoint of all could be written; then the last one stands, and the
+        # updates since are made again from their rollouts.
+        if trainer.accelerator.num_processes == 1:
+            trainer.save_if_whole()
         raise
     sampler.refresh(recipe.updates)
-
-
-def _malformed(trajectory: Trajectory) -> int:
-    """Steps whose text was no action."""
-    return sum(bool(e.get("error")) for e in trajectory.events if e["kind"] == "observation")

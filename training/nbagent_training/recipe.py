@@ -159,8 +159,8 @@ class TrainRecipe(Recipe):
     threads: int = Field(default=0, ge=0)
     """PyTorch threads; 0: one per core; 1 makes runs repeat number for number."""
     concurrency: int = Field(default=CONCURRENCY, ge=1)
-    """Rollouts at once, each with a kernel of its own; 1 makes a run that was killed amid its rollouts go on to the very
-    numbers of one that was not, since no batch then depends on what else was under way."""
+    """Rollouts at once, each with a kernel of its own. With 1 no batch depends on what else is under way, so that a run
+    killed amid its rollouts goes on to the very numbers of one that was not."""
     score_greedy: bool = True
     """Score with greedy sampling too, beside temperature 1."""
     tasks: Tasks = Tasks()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from nbagent.rollouts import Group
@@ -26,7 +25,6 @@ def rollout_stats(groups: Sequence[Group]) -> dict[str, float]:
         "share_all_0": sum(max(r) <= 0 for r in live) / len(live),
         "share_all_1": sum(min(r) >= 1 for r in live) / len(live),
         "share_mixed": sum(max(r) > min(r) for r in live) / len(live),
-        "group_size_mean": _mean([float(len(r)) for r in live]),
         "group_size_min": float(min(len(r) for r in live)),
         "steps_mean": _mean([float(t.n_steps) for t in made]),
         "steps_max": float(max(t.n_steps for t in made)),
@@ -42,22 +40,10 @@ def rollout_stats(groups: Sequence[Group]) -> dict[str, float]:
     }
 
 
-def row_stats(batch: Batch, update: int) -> dict[str, float]:
-    """Advantages, tokens and staleness of the rows that are trained on; only what exists where there are none."""
-    tokens = float(sum(len(row.prompt_ids) + len(row.completion_ids) for row in batch.rows))
-    if not batch.rows:
-        return {"row_tokens": tokens}
-    advantages = [row.advantage for row in batch.rows]
-    mean = _mean(advantages)
-    return {
-        "row_tokens": tokens,
-        "advantage_mean": mean,
-        "advantage_std": math.sqrt(_mean([(a - mean) ** 2 for a in advantages])),
-        "advantage_min": min(advantages),
-        "advantage_max": max(advantages),
-        "staleness_mean": _mean([float(update - row.version) for row in batch.rows]),
-        "staleness_max": float(max(update - row.version for row in batch.rows)),
-    }
+def staleness(batch: Batch, update: int) -> dict[str, float]:
+    """How old the weights are that sampled the rows; nothing where there are none."""
+    ages = [float(update - row.version) for row in batch.rows]
+    return {"staleness_mean": _mean(ages), "staleness_max": max(ages)} if ages else {}
 
 
 def _calls(trajectory: Trajectory) -> list[tuple[float, float]]:
