@@ -23,6 +23,7 @@ ORDER = (
     "tasks",
     "train",
     "recipes",
+    "export",
     "score",
     "profile",
     "bixbench",

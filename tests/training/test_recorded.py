@@ -207,3 +207,20 @@ def gain(before, after, run, reward):
 def logprob(model, ids, start):
     logits = model.eval()(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
     return float(logits.gather(1, torch.tensor(ids[1:])[:, None])[start - 1 :].mean())
+
+
+@pytest.mark.slow
+def test_right_rollouts_are_learned_by_supervision(scored, folder, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.toml").write_text(
+        f'bf16 = false\nthreads = 1\n[tasks]\nn_heldout = 0\n[model]\nfolder = "{folder}"\n[warm_start]\nsteps = 8\n'
+        f'tokens = 512\nfrom_run = "{scored.path}"\n[grpo]\nupdates = 0\n'
+    )
+    made = RUN.invoke(app, ["train", "r.toml", "--out", "out"])
+    assert made.exit_code == 0, made.output + made.stderr
+    assert "3 own rollouts as examples" in made.output
+    from nbagent.models.hf import load
+
+    trained, _ = load(tmp_path / "out" / "checkpoints" / "warm")
+    tiny.load_state_dict(load(folder)[0].state_dict())
+    assert gain(tiny, trained, scored, 1.0) > 0.1

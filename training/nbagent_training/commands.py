@@ -91,6 +91,27 @@ def recipes(
         raise UsageError(f"{name}: no bundled recipe{nearest(name, list(there))}")
 
 
+def export(
+    run: Annotated[Path, typer.Argument(help="A training run, or the folder of one of its checkpoints.")],
+    out: Annotated[Path, typer.Option("--out", help="Model folder to make.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="Folder under checkpoints/, e.g. warm; default: the last stage that ended.")
+    ] = "",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; default: as it was saved.")] = "",
+) -> None:
+    """Export a trained model as a plain folder: LoRA adapters merged, tokenizer and agent settings beside the weights.
+
+    `nbagent score --model` and vLLM take the folder.
+
+    Example:
+
+        nbagent export runs/mine --out models/mine --dtype bfloat16
+    """
+    from nbagent_training.export import export as exported
+
+    print(exported(run, out, checkpoint=checkpoint, dtype=dtype))
+
+
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder of the demo.")] = Path("runs/demo"),
     smoke: Annotated[bool, typer.Option("--smoke", help="The same path, cut to a minute; learns nothing.")] = False,

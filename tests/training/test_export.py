@@ -1,0 +1,114 @@
+"""Checkpoints as plain model folders."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from nbagent.agent import Agent, agent_beside
+from nbagent.cli import app
+from nbagent.errors import ModelFolderError, RunFolderError, UsageError
+from nbagent.models.hf import load
+from nbagent.models.opening import check_folder
+from nbagent.recipe import to_toml
+from nbagent_training.export import export
+from nbagent_training.recipe import TrainRecipe
+
+IDS = torch.tensor([[5, 9, 60, 77, 12, 200, 31]])
+RUN = CliRunner()
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(IDS).logits
+
+
+@pytest.fixture
+def base(tiny, tokenizer, tmp_path):
+    tiny.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def run(base, tmp_path):
+    """A training run of that model, as far as an export looks at one."""
+    path = tmp_path / "run"
+    path.mkdir()
+    recipe = TrainRecipe.model_validate({"model": {"folder": str(base)}, "agent": {"action_format": "fenced"}})
+    (path / "recipe.toml").write_text(to_toml(recipe.model_dump(mode="json")))
+    return path
+
+
+def adapted(base, folder):
+    """LoRA adapters that change something, saved; the adapted model."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = get_peft_model(load(base)[0], LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.2)
+    model.save_pretrained(folder)
+    return model
+
+
+def test_merged_adapters_give_the_adapted_models_logits(base, run, tmp_path):
+    model = adapted(base, run / "checkpoints" / "final")
+    out = export(run, tmp_path / "out")
+    check_folder(out)
+    merged, tokenizer = load(out)
+    torch.testing.assert_close(logits(merged), logits(model), atol=1e-4, rtol=1e-4)
+    assert (logits(merged) - logits(load(base)[0])).abs().max() > 0.1
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    assert tokenizer.chat_template
+    assert agent_beside(str(out)).action_format == "fenced"
+
+
+def test_precision_is_the_bases_or_the_one_that_is_named(tiny, tokenizer, run, tmp_path):
+    half = tmp_path / "base"
+    tiny.to(torch.bfloat16).save_pretrained(half)
+    model = adapted(half, run / "checkpoints" / "final")
+    saved = export(run, tmp_path / "a")
+    assert json.loads((saved / "config.json").read_text())["dtype"] == "bfloat16"
+    wide = export(run, tmp_path / "b", dtype="float32")
+    assert json.loads((wide / "config.json").read_text())["dtype"] == "float32"
+    torch.testing.assert_close(logits(load(wide)[0]), logits(model), atol=1e-4, rtol=1e-4)
+    # One rounding of the merged weights to eight bits of mantissa.
+    assert (logits(load(saved)[0]) - logits(model)).abs().max() < 0.1 * logits(model).abs().max()
+    with pytest.raises(UsageError, match="float32, bfloat16, float16"):
+        export(run, tmp_path / "c", dtype="int4")
+
+
+def test_the_last_stage_is_taken_or_the_one_named(base, tiny, run, tokenizer, tmp_path):
+    for name, value in (("warm", 0.5), ("grpo/checkpoint-4", 0.25)):
+        folder = run / "checkpoints" / name
+        torch.nn.init.constant_(tiny.model.norm.weight, value)
+        tiny.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    Agent(max_steps=7).write_beside(run / "checkpoints" / "warm")
+    made = RUN.invoke(app, ["export", str(run), "--out", str(tmp_path / "a")])
+    assert made.exit_code == 0, made.output + made.stderr
+    assert load(tmp_path / "a")[0].model.norm.weight[0].item() == 0.5
+    assert agent_beside(str(tmp_path / "a")).max_steps == 7
+    export(run, tmp_path / "b", checkpoint="grpo/checkpoint-4")
+    assert load(tmp_path / "b")[0].model.norm.weight[0].item() == 0.25
+    assert agent_beside(str(tmp_path / "b")).action_format == "fenced", "from the run's recipe"
+    with pytest.raises(RunFolderError, match=r"no checkpoint x; there are: grpo/checkpoint-4, warm"):
+        export(run, tmp_path / "c", checkpoint="x")
+
+
+def test_nothing_is_written_over_and_what_cannot_be_merged_is_one_line(base, run, tmp_path):
+    with pytest.raises(RunFolderError, match="it has none yet"):
+        export(run, tmp_path / "out")
+    with pytest.raises(RunFolderError, match="is there already"):
+        export(run, base)
+    with pytest.raises(RunFolderError, match="neither a run"):
+        export(tmp_path, tmp_path / "out")
+    adapted(base, tmp_path / "lonely")
+    base.rename(tmp_path / "moved")
+    with pytest.raises(ModelFolderError, match="is not there"):
+        export(tmp_path / "lonely", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
