@@ -17,6 +17,7 @@ from nbformat import NotebookNode
 
 from nbagent import wording
 from nbagent.action import Action, ActionFormat
+from nbagent.backends import container_of, kernels_of
 from nbagent.notebook import NotebookDocument
 from nbagent.tasks import Outcome, StepVerifier, Task, Verdict
 from nbagent.tools import TOOLS, complaint, tool_name
@@ -106,7 +107,11 @@ class NotebookEnv:
         self._record: Record = record or (lambda kind, **fields: None)
         self._backend, self._kernels = backend, kernels
         self._spec = SessionSpec(
-            language=task.language, capsule=task.capsule, limits=session_limits or Limits(), seed=task.seed
+            language=task.language,
+            capsule=task.capsule,
+            limits=session_limits or Limits(),
+            container=container_of(backend, task.language),
+            seed=task.seed,
         )
         self._document = NotebookDocument(task.language)
         self._verbs: Verbs | None = None
@@ -136,7 +141,7 @@ class NotebookEnv:
             self._verbs = Verbs(
                 self._document,
                 self._spec,
-                self._backend,
+                kernels_of(self._backend),
                 self._record,
                 chars=self.limits.observation_chars,
                 # Ids are worth their tokens only where a tool can name them.
@@ -215,6 +220,38 @@ class NotebookEnv:
         if action.call_id:
             answer["tool_call_id"] = action.call_id
         return [answer], reward, done, truncated
+
+    async def branch(self, record: Record | None = None) -> NotebookEnv:
+        """Another environment that goes on from this one's state, kernel, files and all; this one is as it was.
+
+        Args:
+            record: is called for its events.
+
+        Raises:
+            KernelError: no second session came of this one's.
+            OSError: its files could not be copied.
+            RuntimeError: before reset(), or after the attempt has ended.
+        """
+        if not self._running or self.verdict is not None:
+            raise RuntimeError("the attempt has ended or not begun; there is nothing to go on from")
+        other = NotebookEnv(self.task, fmt=self.fmt, limits=self.limits, backend=self._backend, record=record)
+        other.brief, other.history, other.notice = self.brief, list(self.history), self.notice
+        other.steps_taken, other._spec, other._kernels = self.steps_taken, self._spec, self._kernels
+        other._document, other._began, other._last = self._document.copy(), self._began, self._last
+        if self._verbs is not None:
+            other._verbs = await self._verbs.branch(other._document, other._record)
+        other._running = True
+        return other
+
+    @property
+    def closed(self) -> bool:
+        """True before reset() and after close()."""
+        return not self._running
+
+    @property
+    def replayed(self) -> bool:
+        """True for a branch whose kernel was made by running the cells again."""
+        return self._verbs is not None and self._verbs.replayed
 
     async def close(self) -> None:
         """End the session, also one that is still being opened. Idempotent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from typing import Any, Literal
 
 from nbformat import NotebookNode, from_dict
@@ -38,6 +39,12 @@ class NotebookDocument:
             }
         )
         self._made = 0
+
+    def copy(self) -> NotebookDocument:
+        """Another notebook with the same cells, whose ids go on from the same number."""
+        other = NotebookDocument()
+        other.node, other._made = deepcopy(self.node), self._made
+        return other
 
     @property
     def ids(self) -> list[str]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from nbagent.backends import kernels_of
+from nbagent.branches import Branches
 from nbagent.models.base import Model
 from nbagent.prompts import PromptBuilder
 from nbagent.rollout import RolloutSettings, prompt_builder, roll
@@ -128,6 +130,7 @@ class Rollouts:
         run: RunFolder | None = None,
         version: int = 0,
         progress: Callable[[], None] | None = None,
+        branches: Mapping[str, Branches] | None = None,
     ) -> list[Trajectory]:
         """Make the rollouts of `jobs`, pairs of a task and a rollout id.
 
@@ -138,6 +141,8 @@ class Rollouts:
             run: where event logs go; None keeps them in memory.
             version: of the model's weights.
             progress: is called in the loop's thread whenever a rollout has ended.
+            branches: by rollout id, where rollouts are branched; what comes of them is found in there. As many attempts
+                as may come of all roots at once are no more than `concurrency`.
 
         Returns:
             Their trajectories, in the order of the jobs.
@@ -149,7 +154,7 @@ class Rollouts:
         """
         if not jobs:
             return []
-        return self.call(self._run(jobs, model, settings, run, version, progress))
+        return self.call(self._run(jobs, model, settings, run, version, progress, branches or {}))
 
     def _builder(self, model: Model, settings: RolloutSettings) -> PromptBuilder:
         own = (settings.sampling.max_new_tokens, settings.images)
@@ -165,6 +170,7 @@ class Rollouts:
         run: RunFolder | None,
         version: int,
         progress: Callable[[], None] | None,
+        branches: Mapping[str, Branches],
     ) -> list[Trajectory]:
         prompts = self._builder(model, settings)
         made: dict[int, Trajectory] = {}
@@ -173,12 +179,15 @@ class Rollouts:
         async def work() -> None:
             # Nothing is awaited between two rollouts: a model that counts them sees the next before it samples again.
             for index, (task, rollout_id) in waiting:
-                made[index] = await roll(task, rollout_id, model, settings, run, version, prompts, kernels)
+                own = branches.get(rollout_id)
+                made[index] = await roll(task, rollout_id, model, settings, run, version, prompts, kernels, own)
                 if progress is not None:
                     progress()
 
-        async with KernelPool(self.concurrency, backend=settings.backend, patience_s=PATIENCE_S) as kernels:
-            workers = [asyncio.create_task(work()) for _ in range(min(self.concurrency, len(jobs)))]
+        each = max((own.rules.attempts for own in branches.values()), default=1)
+        most = max(1, self.concurrency // each)
+        async with KernelPool(self.concurrency, backend=kernels_of(settings.backend), patience_s=PATIENCE_S) as kernels:
+            workers = [asyncio.create_task(work()) for _ in range(min(most, len(jobs)))]
             try:
                 await asyncio.gather(*workers)
             finally:

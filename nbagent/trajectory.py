@@ -2,7 +2,8 @@
 
 A log is a file of JSON lines, `rollouts/<rollout_id>.jsonl` in a run folder; trajectory_schema.json describes every
 line. A file may hold several attempts (an infrastructure failure is tried again, a killed run is resumed); each
-begins with a `start` event and the last one counts.
+begins with a `start` event and the last one counts. The log of a branch begins where it left its parent: a `start`
+that names it, then its own events.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from nbagent.blobs import Blobs, storage_failed
-from nbagent.errors import StorageError, TrajectoryError
+from nbagent.errors import StorageError
+from nbagent.eventlog import Event, before, last_attempt
 from nbagent.models.base import Completion, Prompt
 from nbagent.normal_form import digest
 from nbagent.tasks import Outcome
 from nbagent_context.types import Elision
 
 VERSION = 1
-Event = dict[str, Any]
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -80,6 +81,7 @@ class Recorder:
         self._began = time.monotonic()
         self._ids: list[int] = []
         self._messages: list[dict[str, Any]] = []
+        self._shared: list[Event] = []
         self._file = -1
         self._size = 0
         if path is not None:
@@ -89,9 +91,23 @@ class Recorder:
             except OSError as error:
                 storage_failed(path, error)
 
+    def branch(self, path: Path | None, rollout: str, step: int) -> Recorder:
+        """Writes what becomes of a branch of this rollout, whose action at `step` is to come; time goes on from here.
+
+        Args:
+            path: the branch's log.
+            rollout: this one's id.
+            step: number of that step.
+        """
+        other = Recorder(self.blobs, path, self._keep)
+        other.digests = dict(self.digests)
+        other._began, other._ids, other._messages = self._began, self._ids, self._messages
+        other._shared = before([*self._shared, *self.events[1:]], rollout, step)
+        return other
+
     @property
     def seconds(self) -> float:
-        """Since the attempt began."""
+        """Since the attempt began, or for a branch the one that it comes from."""
         return time.monotonic() - self._began
 
     def record(self, kind: str, **fields: Any) -> None:
@@ -188,7 +204,8 @@ class Recorder:
 
     def trajectory(self) -> Trajectory:
         """What was recorded."""
-        return Trajectory(self.events if self._keep else None, self.blobs, self.path)
+        events = [*self.events[:1], *self._shared, *self.events[1:]] if self._keep else None
+        return Trajectory(events, self.blobs, self.path)
 
 
 def _drop_torn_line(path: Path, descriptor: int) -> int:
@@ -221,14 +238,17 @@ class Trajectory:
         Raises:
             TrajectoryError: no such file, or a line that is not an event; names file and line.
         """
-        return cls(_last_attempt(path), blobs or Blobs(path.parent.parent / "blobs"), path)
+        return cls(last_attempt(path), blobs or Blobs(path.parent.parent / "blobs"), path)
 
     @property
     def events(self) -> list[Event]:
-        """The last attempt's events, in order; its first is `start`."""
+        """The last attempt's events, in order; its first is `start`, a branch's next those that it shares.
+
+        What a branch shares has `rollout`, the id of the rollout that it happened in.
+        """
         if self._events is None:
             assert self.path is not None
-            self._events = _last_attempt(self.path)
+            self._events = last_attempt(self.path)
         return self._events
 
     @property
@@ -322,36 +342,3 @@ class Trajectory:
             else:
                 messages = (*messages[: prompt["shared"]], *prompt["messages"])
                 yield Call(event, None, messages)
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, Event]]:
-    """The events of all attempts with their 1-based line numbers; a torn last line is left out.
-
-    Raises:
-        TrajectoryError: no such file, or a line that is not a JSON object.
-    """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        raise TrajectoryError(f"{path}: no such rollout") from None
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            event = json.loads(line)
-        except ValueError as error:
-            raise TrajectoryError(f"{path}:{number}: not JSON ({error}); see `validate` for all problems") from None
-        if not isinstance(event, dict):
-            raise TrajectoryError(f"{path}:{number}: not an event but a {type(event).__name__}")
-        yield number, event
-
-
-def _last_attempt(path: Path) -> list[Event]:
-    events: list[Event] = []
-    for number, event in read_lines(path):
-        if event.get("kind") == "start":
-            events = []
-        elif not events:
-            raise TrajectoryError(f"{path}:{number}: the log does not begin with a start event")
-        events.append(event)
-    if not events:
-        raise TrajectoryError(f"{path}: the log is empty; the rollout was cut off before it began")
-    return events

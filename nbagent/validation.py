@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,6 +16,7 @@ from jsonschema.exceptions import best_match
 
 from nbagent.blobs import Blobs
 from nbagent.errors import TrajectoryError
+from nbagent.eventlog import shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,14 @@ def problems(path: Path, blobs: Blobs | None = None) -> list[Problem]:
             continue
         if event["kind"] == "start":
             attempt = _Attempt(blobs or Blobs(path.parent.parent / "blobs"), path.stem)
+            try:
+                before = shared(path, event)
+            except TrajectoryError as error:
+                found.append(Problem(path, number, str(error)))
+                continue
+            for earlier in before:
+                # What is wrong with these is said of the log that they stand in.
+                deque(attempt.take(earlier), maxlen=0)
         if attempt is None:
             found.append(Problem(path, number, f"a {event['kind']} before any start"))
             continue

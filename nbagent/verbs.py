@@ -14,7 +14,16 @@ from nbagent.errors import InfrastructureError, StorageError
 from nbagent.notebook import CellType, NotebookDocument, UnknownCell, valid_outputs
 from nbagent_context.cut import head_tail
 from nbagent_context.render import output_text
-from nbagent_kernels import CellResult, KernelError, KernelPool, PathOutside, Session, SessionSpec, open_session
+from nbagent_kernels import (
+    CannotBranch,
+    CellResult,
+    KernelError,
+    KernelPool,
+    PathOutside,
+    Session,
+    SessionSpec,
+    open_session,
+)
 
 READ_BYTES = 8 << 20
 """Most that is read of a file: far more than is shown, so that the end of most files is among it."""
@@ -50,6 +59,10 @@ class Verbs:
         chars: longest observation, in characters.
         ids: name the cell in the observation of its run.
         kernels: gives the session when there is room; None opens one at once.
+        session: the session itself, where it is there already.
+
+    Attributes:
+        replayed: the session was branched from another by running its cells again.
     """
 
     def __init__(
@@ -62,14 +75,21 @@ class Verbs:
         chars: int,
         ids: bool,
         kernels: KernelPool | None = None,
+        session: Session | None = None,
     ) -> None:
         self._document, self._record, self._chars, self._ids = document, record, chars, ids
+        self._spec, self._backend = spec, backend
         self._opening: asyncio.Future[Session] = asyncio.ensure_future(
-            kernels.acquire(spec) if kernels is not None else open_session(spec, backend)
+            _as_is(session)
+            if session is not None
+            else kernels.acquire(spec)
+            if kernels is not None
+            else open_session(spec, backend)
         )
         self._closing: asyncio.Task[None] | None = None
         self._seconds = 0.0
         self._step = 0
+        self.replayed = False
 
     async def take(self, step: int, tool: str, args: dict[str, str], seconds: float) -> Reply:
         """Do what a checked call asks for; `seconds` is how long a cell may run.
@@ -93,6 +113,24 @@ class Verbs:
                 return await verbs[tool](**args)
         except UnknownCell as error:
             return Reply(wording.no_cell(error.args[0], self._document.ids), short=wording.short(tool, error.args[0]))
+
+    async def branch(self, document: NotebookDocument, record: Callable[..., None]) -> Verbs:
+        """The tools over a copy of the notebook and a session that continues from this one's state.
+
+        A kernel that cannot be forked is made again by running its cells once more.
+
+        Raises:
+            KernelError: that failed too.
+            OSError: its files could not be copied.
+        """
+        session, replayed = await self._session(), False
+        try:
+            other = await session.branch()
+        except CannotBranch:
+            other, replayed = await session.branch(method="replay"), True
+        verbs = Verbs(document, self._spec, self._backend, record, chars=self._chars, ids=self._ids, session=other)
+        verbs.replayed = replayed
+        return verbs
 
     async def close(self) -> None:
         """End the session. A caller that is cancelled meanwhile leaves the closing to run to its end."""
@@ -216,6 +254,10 @@ class Verbs:
         self._document.replace(cell, source)
         index, kind = self._document.index(cell), self._document.cell(cell)["cell_type"]
         self._record("cell", step=self._step, op="edit", cell=cell, index=index, cell_type=kind, source=source)
+
+
+async def _as_is(session: Session) -> Session:
+    return session
 
 
 def run_observation(

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 import pytest
 
 from nbagent import rollout
+from nbagent.attempt import noise_seed
 from nbagent.env import EnvLimits
 from nbagent.errors import UsageError
 from nbagent.models.base import SamplingParams
 from nbagent.models.scripted import ByteTokenizer, ScriptedModel
-from nbagent.rollout import RolloutSettings, noise_seed, roll
+from nbagent.rollout import RolloutSettings, roll
 from nbagent.rollouts import Rollouts
 from nbagent.runfolder import RunFolder
 from nbagent.samples import samples

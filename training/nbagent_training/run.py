@@ -32,6 +32,7 @@ from nbagent.task_filter import TaskFilter, kept_filter
 from nbagent.tasks import Task, TaskSource, open_tasks
 from nbagent_context import policy
 from nbagent_training.alarms import ALARMS, Check
+from nbagent_training.branch_practice import BranchPractice
 from nbagent_training.curriculum import Curriculum
 from nbagent_training.dashboard import Dashboard
 from nbagent_training.demonstrations import Step, demonstrate, text_of_steps
@@ -296,7 +297,10 @@ class TrainingRun:
             group_size=settings.group_size,
             start=self.filter.counts() if self.filter else None,
         )
-        return Practice(curriculum, self.rollouts, sampler, self._settings(settings.temperature), self.run)
+        own = self._settings(settings.temperature)
+        if settings.grouping == "branch":
+            return BranchPractice(curriculum, self.rollouts, sampler, own, self.run, settings.branch)
+        return Practice(curriculum, self.rollouts, sampler, own, self.run)
 
     def _grpo(self, tasks: list[Task]) -> None:
         settings = self.recipe.grpo

@@ -1,0 +1,94 @@
+"""Practice with branched rollouts: the groups of grouping `branch`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from nbagent.branches import Branches, BranchRules
+from nbagent.models.base import Model
+from nbagent.rollout import RolloutSettings
+from nbagent.rollouts import Group, Rollouts
+from nbagent.runfolder import RunFolder
+from nbagent.tasks import Task
+from nbagent.trajectory import Trajectory
+from nbagent_training.branch_settings import Branch
+from nbagent_training.curriculum import Curriculum
+from nbagent_training.lineage import Job, practice_id
+from nbagent_training.practice import Practice
+
+
+class BranchPractice(Practice):
+    """A RolloutSource over the training tasks: a few root rollouts of each, and what is branched from them."""
+
+    def __init__(
+        self,
+        curriculum: Curriculum,
+        rollouts: Rollouts,
+        model: Model,
+        settings: RolloutSettings,
+        run: RunFolder,
+        branch: Branch,
+    ) -> None:
+        """Raises UsageError: a task that may not be trained on."""
+        super().__init__(curriculum, rollouts, model, settings, run)
+        self.roots = branch.roots or max(1, self.group_size // branch.alternatives)
+        calls = branch.calls or self.group_size * settings.limits.max_steps
+        # Each root has its share, not what others leave: else what becomes of one would hang on how fast others are.
+        self.rules = BranchRules(
+            branch.where,
+            branch.alternatives,
+            attempts=self.group_size // self.roots,
+            calls=calls // self.roots,
+            probability=branch.probability,
+            entropy_weight=branch.entropy_weight,
+            per_lineage=branch.per_lineage,
+        )
+
+    def next_groups(self, n: int, version: int) -> list[Group]:
+        """Roll out n tasks with the current weights; a group's `counts` are those of Branches."""
+        tasks = self.curriculum.tasks_of(n, version)
+        names = [
+            [practice_id(version, place, task.task_id, root) for root in range(self.roots)]
+            for place, task in enumerate(tasks)
+        ]
+        trees = {name: Branches(self.rules) for own in names for name in own}
+        for name in trees:
+            self._forget_torn(name)
+
+        def make(left: Sequence[Job]) -> Sequence[Trajectory]:
+            return self.rollouts.run(left, self.model, self.settings, self.run, version=version, branches=trees)
+
+        jobs = [(task, name) for task, own in zip(tasks, names, strict=True) for name in own]
+        made = dict(zip(trees, self.lineage.play(jobs, version, make), strict=True))
+        groups = [self._group(task, own, made, trees) for task, own in zip(tasks, names, strict=True)]
+        self.curriculum.after(version, groups)
+        return groups
+
+    def _group(
+        self, task: Task, names: Sequence[str], made: dict[str, Trajectory], trees: dict[str, Branches]
+    ) -> Group:
+        """Roots, each followed by its branches; those of a tree that was read back are read back too."""
+        attempts: list[Trajectory] = []
+        counts: Counter[str] = Counter()
+        for name in names:
+            attempts.append(made[name])
+            known = {branch.rollout_id: branch for branch in trees[name].trajectories}
+            attempts += [known.get(branch) or self.run.load(branch) for branch in self._branches(name)]
+            counts.update(trees[name].counts)
+        return Group(
+            task,
+            [t for t in attempts if t.reward is not None],
+            failed=[t for t in attempts if t.reward is None],
+            counts={name: float(count) for name, count in counts.items()},
+        )
+
+    def _branches(self, root: str) -> list[str]:
+        return sorted(path.stem for path in self.run.rollouts.glob(f"{root}+*.jsonl"))
+
+    def _forget_torn(self, root: str) -> None:
+        """A tree that was cut off is made anew: what of it had ended by then are its shorter attempts."""
+        branches = self._branches(root)
+        if any(self.run.ended(branch) is None for branch in branches):
+            for name in (root, *branches):
+                self.run.rollout_path(name).unlink(missing_ok=True)
