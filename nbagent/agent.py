@@ -34,8 +34,8 @@ class Agent(Recipe):
     """Tokens one answer of the model may take."""
     cell_timeout_s: float = Field(default=600.0, gt=0)
     """Seconds a cell may run."""
-    backend: Literal["fork", "local"] = "fork"
-    """Backend of the kernel sessions; for a foreign model the user names it, knowing what the machine may lose."""
+    backend: str = Field(default="fork", pattern=r"^(fork|local|docker(:\S+)?)$")
+    """Backend of the kernel sessions: fork, local, docker or docker:IMAGE; `docker` for a foreign model."""
     images: bool = False
     """Show images of the newest cell to an endpoint that sees them, scaled and capped; otherwise images are named.
     Scoring only: training on images is not supported."""

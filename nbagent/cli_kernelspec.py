@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from nbagent.cli_notebooks import BACKEND_HELP
-
 kernelspec = typer.Typer(
     no_args_is_help=True, help="Let Jupyter's own programs run notebooks in kernel sessions of nbagent."
 )
@@ -22,7 +20,9 @@ def _group() -> None:
 @kernelspec.command()
 def install(
     name: Annotated[str, typer.Option(help="Name of the kernel, as Jupyter shows it.")] = "nbagent",
-    backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "fork",
+    backend: Annotated[
+        str, typer.Option(help="Where cells run: fork (Python, quick) or local (any installed kernel).")
+    ] = "fork",
     kernel: Annotated[
         str | None, typer.Option(help="Installed kernelspec that backend local starts, such as ir; none: this Python.")
     ] = None,
@@ -51,6 +51,8 @@ def install(
     from nbagent_kernels.kernelspec import install as install_content
     from nbagent_kernels.kernelspec import kernelspec as content
 
+    if backend not in ("fork", "local"):
+        raise UsageError(f"--backend {backend}: kernels under Jupyter's own programs run on fork or local")
     if user + sys_prefix + (prefix is not None) > 1:
         raise UsageError("--user, --prefix and --sys-prefix: name one of them")
     try:

@@ -12,7 +12,9 @@ import typer
 if TYPE_CHECKING:
     from nbagent.execute_notebook import Report
 
-BACKEND_HELP = "Where cells run: fork (Python, quick) or local (any installed kernel)."
+BACKEND_HELP = (
+    "Where cells run: docker (a container; docker:IMAGE), fork (Python, quick) or local (any installed kernel)."
+)
 
 
 class ReplayAs(StrEnum):
@@ -69,7 +71,7 @@ def replay(
 def execute(
     notebook: Annotated[Path, typer.Argument(metavar="IN.ipynb", help="A notebook, nbformat 4.")],
     out: Annotated[Path, typer.Option(help="Notebook to write, with the new outputs.")],
-    backend: Annotated[str | None, typer.Option(help=f"{BACKEND_HELP} Must be named.")] = None,
+    backend: Annotated[str | None, typer.Option(help=f"{BACKEND_HELP} Default: docker.")] = None,
     timeout: Annotated[float | None, typer.Option(min=0.1, help="Seconds one cell may run; none: no limit.")] = None,
     files: Annotated[Path | None, typer.Option(help="Folder of data files, copied into the working folder.")] = None,
     kernel: Annotated[
@@ -86,7 +88,7 @@ def execute(
 
     Examples:
 
-    [bold]nbagent exec analysis.ipynb --out done.ipynb --backend local[/bold]
+    [bold]nbagent exec analysis.ipynb --out done.ipynb[/bold]
 
     [bold]nbagent exec analysis.ipynb --out done.ipynb --backend fork --files data --timeout 60[/bold]
     """
@@ -94,7 +96,7 @@ def execute(
     from nbagent.execute_notebook import exec_notebook
 
     chosen = choose_backend(backend, str(notebook), ours=False)
-    print(not_covered(), file=sys.stderr)
+    print(not_covered(chosen), file=sys.stderr)
     report = exec_notebook(notebook, out, chosen, timeout, allow_errors, kernel, files)
     say(report, compared=False)
     print(out)

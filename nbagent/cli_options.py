@@ -28,7 +28,10 @@ Out = Annotated[Path, typer.Option("--out", help="Run folder to make.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many tasks.")]
 Backend = Annotated[
     str | None,
-    typer.Option("--backend", help="Where cells run: fork or local. To be named for models that are not ours."),
+    typer.Option(
+        "--backend",
+        help="Where cells run: docker, docker:IMAGE, fork or local; default: docker, and fork for a model of ours.",
+    ),
 ]
 Concurrency = Annotated[
     int | None,

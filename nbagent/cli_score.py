@@ -152,11 +152,12 @@ def scored(
     from nbagent.models.opening import is_ours, is_remote
     from nbagent.score_run import ScoreRecipe, score_command
 
-    acting = agent_of(model, {**agent, "backend": choose_backend(backend, model, is_ours(model))})
+    chosen = choose_backend(backend, model, is_ours(model))
+    acting = agent_of(model, {**agent, "backend": chosen})
     recipe = ScoreRecipe(tasks=tasks, model=model, agent=acting, **sampling)
     together = at_once(concurrency, is_remote(model))
     if not is_ours(model):
-        print(not_covered(), file=sys.stderr)
+        print(not_covered(chosen), file=sys.stderr)
     settings = {**remote, "concurrency": together} if is_remote(model) else {}
     return score_command(recipe, out, settings, concurrency=together, resume=resume)
 

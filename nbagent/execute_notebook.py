@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 
+from nbagent.backends import container_of, kernels_of
 from nbagent.blobs import storage_failed
 from nbagent.errors import UsageError
 from nbagent.normal_form import normal_outputs
@@ -86,7 +87,8 @@ async def execute_notebook(
     skipped: list[int] = []
     stopped = False
     state_kept = True
-    session = await open_session(spec, backend)
+    container = spec.container or container_of(backend, spec.language)
+    session = await open_session(replace(spec, container=container), kernels_of(backend))
     try:
         for index, cell in enumerate(executed["cells"]):
             mark = cell["metadata"].get("nbagent", {})

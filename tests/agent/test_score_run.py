@@ -97,7 +97,8 @@ def test_an_endpoint_that_refuses_the_key_ends_the_run_at_once(command, endpoint
     [
         (["--policy", "drp"], "unknown context policy 'drp'"),
         (["--max-cost", "3"], "needs both prices"),
-        (["--backend", "docker"], "docker is not there yet; there are: fork, local"),
+        (["--backend", "docker:no-such-image"], "backend docker: "),
+        (["--backend", "fork:python"], "there are: docker, fork, local"),
     ],
 )
 def test_bad_settings_are_said_before_a_folder_is_made(command, tmp_path, more, message):

@@ -149,6 +149,7 @@ def run(
     from nbagent.backends import choose_backend, not_covered
     from nbagent.models.opening import is_ours
 
+    chosen = choose_backend(backend, model, is_ours(model))
     named = {
         "policy": context,
         "action_format": action_format.value if action_format else None,
@@ -156,10 +157,10 @@ def run(
         "max_new_tokens": max_new_tokens,
         "cell_timeout_s": cell_timeout,
         "images": images,
-        "backend": choose_backend(backend, model, is_ours(model)),
+        "backend": chosen,
     }
     if not is_ours(model):
-        print(not_covered(), file=sys.stderr)
+        print(not_covered(chosen), file=sys.stderr)
     settings: dict[str, Any] = {
         "setting": "agentic",
         "mcq": mcq.value,
