@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from nbagent.errors import ModelError, ModelFolderError
 from nbagent.models.base import Completion, Prompt, SamplingParams
+from nbagent.models.merged import merged_state
 from nbagent.models.sampler import Sampled, sample_batch
 
 
@@ -27,7 +28,7 @@ from nbagent.models.sampler import Sampled, sample_batch
 class _Request:
     ids: Sequence[int]
     params: SamplingParams
-    future: asyncio.Future[Sampled]
+    future: asyncio.Future[tuple[Sampled, int]]
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
@@ -75,7 +76,20 @@ class HFModel:
         gather_s: float = 0.004,
         lockstep: bool = False,
         sampling_dtype: torch.dtype | None = None,
+        copies: bool = False,
     ) -> None:
+        """A sampler of `model`.
+
+        Args:
+            model: what is sampled from, and trained by somebody else perhaps.
+            tokenizer: its tokenizer.
+            name: for tables.
+            max_batch: rows of a batch.
+            gather_s: seconds a batch waits for more calls.
+            lockstep: a batch waits for every live rollout instead.
+            sampling_dtype: sample from a copy in this type; None: from the model itself.
+            copies: sample from a copy in any case, so that the model may be trained meanwhile.
+        """
         self._train_model = model
         self._tokenizer = tokenizer
         self._name = name
@@ -83,7 +97,8 @@ class HFModel:
         self._gather_s = gather_s
         self._lockstep = lockstep
         self._dtype = sampling_dtype
-        self._sampler: Any = None
+        self._copies = copies
+        self._held: tuple[Any, int] | None = None
         self.version = 0
         self.live = 0
         self._waiting: list[_Request] = []
@@ -121,9 +136,12 @@ class HFModel:
         return int(self._train_model.config.max_position_embeddings)
 
     def refresh(self, version: int) -> None:
-        """Take the weights that the trainer holds now; called between rollouts."""
-        self._sampler = None
+        """Take the weights that the trainer holds now; called between rollouts, or with `copies` amid them.
+
+        A batch is answered by the weights that it began with.
+        """
         self.version = version
+        self._held = (self._weights(), version) if self._copies else None
 
     def enter(self) -> None:
         """A rollout begins: lockstep batches wait for it."""
@@ -150,7 +168,7 @@ class HFModel:
         request = _Request(prompt.ids, params, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         self._wake()
-        sampled = await request.future
+        sampled, version = await request.future
         text_ids = sampled.ids[:-1] if sampled.stopped else sampled.ids
         return Completion(
             text=self._tokenizer.decode(list(text_ids), skip_special_tokens=False),
@@ -158,6 +176,7 @@ class HFModel:
             ids=sampled.ids,
             logprobs=sampled.logprobs,
             usage={"prompt_tokens": len(prompt.ids), "completion_tokens": len(sampled.ids)},
+            version=version if self._copies else None,
         )
 
     async def close(self) -> None:
@@ -188,7 +207,7 @@ class HFModel:
 
     async def _answer(self, batch: list[_Request]) -> None:
         try:
-            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, batch)
+            results, version = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, batch)
         except Exception as error:
             for request in batch:
                 if not request.future.done():
@@ -196,13 +215,15 @@ class HFModel:
             return
         for request, sampled in zip(batch, results, strict=True):
             if not request.future.done():
-                request.future.set_result(sampled)
+                request.future.set_result((sampled, version))
 
-    def _run(self, batch: Sequence[_Request]) -> list[Sampled]:
-        if self._sampler is None:
-            self._sampler = self._weights()
-        return sample_batch(
-            self._sampler,
+    def _run(self, batch: Sequence[_Request]) -> tuple[list[Sampled], int]:
+        """The completions of a batch, and the version of the weights that made them."""
+        held = self._held
+        if held is None:
+            held = self._held = self._weights(), self.version
+        sampled = sample_batch(
+            held[0],
             [r.ids for r in batch],
             max_new_tokens=[r.params.max_new_tokens for r in batch],
             temperatures=[r.params.temperature for r in batch],
@@ -210,13 +231,15 @@ class HFModel:
             stop_ids=self._stop_ids,
             pad_id=self._pad_id,
         )
+        return sampled, held[1]
 
     def _weights(self) -> Any:
-        """What is sampled from: the model itself, or a copy in the sampling dtype."""
+        """What is sampled from: the model itself, or a copy."""
         source = self._train_model
-        if self._dtype is None or self._dtype == next(source.parameters()).dtype:
+        dtype = self._dtype or next(source.parameters()).dtype
+        if not self._copies and dtype == next(source.parameters()).dtype:
             return source.eval()
         # Made anew, not deep-copied: a trainer may have replaced `forward` by a closure over the original.
-        fresh = type(source)(source.config).to(self._dtype)
-        fresh.load_state_dict(source.state_dict())
+        fresh = type(source)(source.config).to(device=source.device, dtype=dtype)
+        fresh.load_state_dict(merged_state(source))
         return fresh.eval()

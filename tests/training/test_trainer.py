@@ -130,7 +130,7 @@ MODES = [
     {"kl_coef": 0.3, "kl": "k3"},
     {"entropy_coef": 0.2},
     {"passes": 2, "clip_low": 3e-3, "clip_high": 3e-3, "correction": "mask"},
-    {"passes": 2, "ratio": "sequence", "clip_low": 1e-3, "clip_high": 1e-3},
+    {"passes": 2, "ratio": "sequence", "clip_low": 0.01, "clip_high": 0.01},
 ]
 
 
@@ -138,12 +138,15 @@ MODES = [
 @pytest.mark.parametrize("budget", [130, 4096])
 def test_gradients_equal_the_reference(tiny, tokenizer, tmp_path, mode, budget):
     s = Loss(**mode)
+    with torch.no_grad():
+        for p in tiny.parameters():
+            p.mul_(0.6)  # Less sharp: rounding in the first of two passes is not magnified in the second.
     rows = make_rows(1, 9, tiny)
     reference = copy.deepcopy(tiny)
     with torch.no_grad():
         for p in reference.parameters():
             p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(7)))
-    start, model, lr = copy.deepcopy(tiny), copy.deepcopy(tiny), 1e-4
+    start, model, lr = copy.deepcopy(tiny), copy.deepcopy(tiny), 1e-3
     wanted = reference_gradients(model, rows, s, start, reference)
     for _ in range(s.passes - 1):
         with torch.no_grad():

@@ -1,0 +1,35 @@
+"""LoRA adapters in a model (peft)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbagent.errors import UsageError
+from nbagent_training.loss_settings import Lora
+
+
+def add_lora(model: Any, settings: Lora) -> Any:
+    """The model with new adapters, which alone are trained; the model itself if `settings.rank` is 0.
+
+    The adapters lie inside the given model, so whoever samples from it samples from the adapted weights;
+    `merge_and_unload()` of what is returned leaves it as a plain model with the adapters in its weights.
+
+    Raises:
+        UsageError: no layer of the model has a name among the targets.
+    """
+    if not settings.rank:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=list(settings.targets) or "all-linear",
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise UsageError(f"lora.targets: {error}") from error
