@@ -1,9 +1,13 @@
-"""What holds for every test: nothing is fetched, no figure wants a display; and the golden files."""
+"""What holds for every test: nothing is fetched, no figure wants a display; the golden files; a Docker engine."""
+
+from __future__ import annotations
 
 import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,3 +32,34 @@ def golden() -> Callable[[str, str], None]:
         assert text == file.read_text(encoding="utf-8"), f"differs from tests/golden/{name}; meant so? `make golden`"
 
     return same
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[Any]:
+    """The engine's; tests that need one are skipped where none answers."""
+    from nbagent_images import EngineForbidden, EngineMissing
+    from nbagent_images.engine import engine
+
+    try:
+        with engine(timeout_s=600) as found:
+            found.ping()
+            yield found
+    except (EngineMissing, EngineForbidden) as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def image(client: Any) -> Callable[[str], Any]:
+    """An image by its recipe, built first if it is not there or older than the recipe."""
+    from nbagent_images import RECIPES, ImageMissing, require
+    from nbagent_images.base import PUBLIC_BASE
+    from nbagent_images.make import make
+
+    def there(name: str) -> Any:
+        try:
+            return require(name, client)
+        except ImageMissing:
+            # As the machine can: made here, or from a public image.
+            return make(client, RECIPES[name], None if shutil.which("mmdebstrap") else PUBLIC_BASE, [], False, print)
+
+    return there

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from nbagent.sandbox.attacks import ATTACKS, LIMITS, Attack, Facts
 from nbagent.sandbox.watch import Ground, printed, watch
+from nbagent_images import Image, profile
 from nbagent_kernels import Session, SessionSpec, open_session
 from nbagent_kernels.errors import KernelError
+from nbagent_kernels.types import ContainerSettings
 
 ANSWER_S = 30.0
 """For either sandbox to answer after an attack."""
@@ -42,6 +44,12 @@ class Observed:
     """What was seen."""
     seconds: float
     """How long it took."""
+
+
+def spec_of(image: Image, run: str) -> SessionSpec:
+    """Of a sandbox as any run has it, with little memory and disk, so that they are soon full."""
+    settings = ContainerSettings(image.id, profile(), work_bytes=256 << 20, tmp_bytes=128 << 20, run=run)
+    return SessionSpec(container=settings)
 
 
 async def battery(
@@ -119,12 +127,13 @@ def host() -> Iterator[tuple[Path, Facts]]:
         folder.chmod(0o755)
         secret = folder / "secret"
         secret.write_text(CANARY + secrets.token_hex(16))
-        os.environ["NBAGENT_CANARY"] = secret.read_text()
+        own, other = (secrets.token_hex(16) for _ in range(2))
+        variable = f"NBAGENT_ATTACKED_{own}"
+        os.environ[variable] = secret.read_text()
         try:
-            own, other = (secrets.token_hex(16) for _ in range(2))
             yield folder, Facts(name, str(secret), CANARY + own, f"nbagent-beside-{other}")
         finally:
-            del os.environ["NBAGENT_CANARY"]
+            del os.environ[variable]
 
 
 @contextlib.asynccontextmanager

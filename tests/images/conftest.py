@@ -1,4 +1,4 @@
-"""A real engine, the images built from their recipes, and containers as a sandbox has them."""
+"""Images built from small recipes, and containers as a sandbox has them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from nbagent_images import RECIPES, EngineForbidden, EngineMissing, Image, ImageMissing, Recipe, profile, require
+from nbagent_images import RECIPES, Image, Recipe, profile
 from nbagent_images.base import PUBLIC_BASE
-from nbagent_images.engine import engine
 from nbagent_images.make import make
 
 Run = Callable[..., tuple[int, str]]
@@ -45,29 +44,6 @@ def wheel() -> Callable[..., None]:
                 packed.writestr(path, text)
 
     return write
-
-
-@pytest.fixture(scope="session")
-def client() -> Iterator[Any]:
-    try:
-        with engine(timeout_s=600) as found:
-            found.ping()
-            yield found
-    except (EngineMissing, EngineForbidden) as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="session")
-def image(client: Any) -> Callable[[str], Image]:
-    """An image by its recipe, built first if it is not there or older than the recipe."""
-
-    def there(name: str) -> Image:
-        try:
-            return require(name, client)
-        except ImageMissing:
-            return make(client, RECIPES[name], BASE, [], False, print)
-
-    return there
 
 
 @pytest.fixture(scope="session")
