@@ -45,8 +45,8 @@ def choose_backend(named: str | None, what: str, ours: bool, language: str = "py
     name, colon, image = chosen.partition(":")
     if name not in BACKENDS or (colon and (name != "docker" or not image)):
         raise UsageError(
-            f"--backend {chosen}: {name} is no backend; there are: {', '.join(sorted(BACKENDS))}; docker:IMAGE names "
-            "an image"
+            f"--backend {chosen}: {name} is no backend; there are: {', '.join(sorted(BACKENDS))}; docker:IMAGE "
+            "names an image"
         )
     try:
         container_of(chosen, language)

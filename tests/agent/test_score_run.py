@@ -10,7 +10,7 @@ import pytest
 from chat_endpoint import answer
 from typer.testing import CliRunner
 
-from nbagent.backends import choose_backend
+from nbagent.backends import choose_backend, container_of
 from nbagent.cli import app
 from nbagent.errors import UsageError
 from nbagent.models.opening import is_ours
@@ -109,10 +109,15 @@ def test_bad_settings_are_said_before_a_folder_is_made(command, tmp_path, more, 
 
 
 @pytest.mark.parametrize("model", ["nowhere", "openai:http://host/v1#m"])
-def test_code_of_a_model_that_is_not_ours_needs_a_named_backend(questions, tmp_path, model):
+def test_code_of_a_model_that_is_not_ours_runs_in_docker_or_where_the_user_says(
+    questions, tmp_path, model, monkeypatch
+):
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nothing")
+    container_of.cache_clear()
     result = RUN.invoke(app, ["score", str(questions), "--model", model, "--out", str(tmp_path / "run")])
     assert result.exit_code == 2
-    assert "name --backend fork or local if it may run as you" in result.stderr
+    assert "no Docker engine answers" in result.stderr
+    assert f"name --backend fork or local if {model} may run as you" in result.stderr
 
 
 def test_a_missing_model_folder_is_one_line(questions, tmp_path):
