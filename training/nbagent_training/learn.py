@@ -82,7 +82,8 @@ def learn(
         }
         journal.add(update, {**known(logs), **took})
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)
 
     def scale(update: int) -> float:
         rise = min(1.0, (update + 1) / max(1, recipe.warmup))

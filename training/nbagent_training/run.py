@@ -38,6 +38,7 @@ from nbagent_training.dashboard import Dashboard
 from nbagent_training.demonstrations import Step, demonstrate, text_of_steps
 from nbagent_training.journal import Journal
 from nbagent_training.learn import learn
+from nbagent_training.lora import add_lora
 from nbagent_training.packing import TreeRow, pack
 from nbagent_training.practice import Practice, check_rewards
 from nbagent_training.recipe import TrainRecipe
@@ -307,6 +308,7 @@ class TrainingRun:
         if settings.updates and not self._folder("final").exists():
             model, tokenizer = self._load("warm") if self.recipe.warm_start.steps else self._start()
             sampler = self._wrap(model, tokenizer, "grpo")
+            model = add_lora(model, self.recipe.lora)
             with self.stages.timed("grpo"), Dashboard(self.console, "grpo", settings.updates) as board:
                 practice = self._recorded(tokenizer) if settings.from_run else self._practice(tasks, sampler)
                 learn(
@@ -321,6 +323,9 @@ class TrainingRun:
                     journal=self._journal("grpo", board, ALARMS),
                     failures=self.recipe.failures,
                 )
+            if self.recipe.lora.rank:
+                model.save_pretrained(self._folder("adapter"))
+                model = model.merge_and_unload()
             self._save("final", model, tokenizer)
         if settings.updates:
             shutil.rmtree(self._folder("grpo"), ignore_errors=True)
