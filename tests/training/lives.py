@@ -1,0 +1,127 @@
+"""A process that lives a training run again and again: it imports the heavy libraries once and forks for each life.
+
+Every line on its stdin is a life, `{"recipe": ..., "out": ..., "death": [place, number]}`: the run begins or goes on,
+and sends itself SIGKILL at the numbered visit of the place. Answers with the exit status; -9 is a kill.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from nbagent.recipe import load_recipe
+from nbagent.runfolder import RunFolder
+from nbagent.trajectory import Recorder
+from nbagent_training import commands, journal, learn, run  # noqa: F401  (imported before the forks)
+from nbagent_training.recipe import TrainRecipe
+from nbagent_training.scratch import Size, make_model, make_tokenizer
+
+ANSWERS = ("```python\nprint(1)\n```", "<answer>1</answer>", "<answer>2</answer>")
+
+
+def teach(folder):
+    """A model that runs a cell, answers 1 or answers 2, each a third of the time, whatever it is asked."""
+    torch.manual_seed(0)
+    rng = random.Random(0)
+    tokenizer = make_tokenizer([*ANSWERS] * 20, 320)
+    model = make_model(tokenizer, Size(vocabulary=320, hidden=32, layers=1, heads=4, intermediate=64), 0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(120):
+        length = rng.choice((8, 60, 240))
+        completions = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in ANSWERS]
+        ids = torch.full((len(ANSWERS), length + max(map(len, completions))), tokenizer.pad_token_id)
+        labels = torch.full_like(ids, -100)
+        for row, completion in enumerate(completions):
+            ids[row, :length] = torch.randint(0, len(tokenizer), (length,))
+            place = slice(length, length + len(completion))
+            ids[row, place] = labels[row, place] = torch.tensor(completion)
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(place, number):
+    """Have this process die at the numbered visit of a place; half-written files are left as they are."""
+    visits = iter(range(1, 1 << 30))
+
+    def before(owner, name, last_act):
+        original = getattr(owner, name)
+
+        def visited(*args, **kwargs):
+            if last_act_applies(*args, **kwargs) and next(visits) == number:
+                last_act(*args, **kwargs)
+                die()
+            return original(*args, **kwargs)
+
+        def last_act_applies(*args, **kwargs):
+            return place != "call" or args[1:2] == ("call",)
+
+        setattr(owner, name, visited)
+
+    def half_an_event(recorder, kind, **fields):
+        os.write(recorder._file, b'{"v":1,"t":0.1,"kind":"call","st')
+
+    def half_a_line(folder, metrics):
+        with folder.metrics.open("a") as file:
+            file.write('{"phase": "grpo", "st')
+
+    def half_a_file(value, path, *more, **options):
+        Path(path).write_bytes(b"PK\x03\x04 half")
+
+    def half_a_folder(training, name, model, tokenizer):
+        model.save_pretrained(training._folder(f"{name}.part"))
+
+    def nothing(*args, **kwargs):
+        pass
+
+    places = {
+        "call": (Recorder, "record", half_an_event),
+        "update": (torch.optim.AdamW, "step", nothing),
+        "metrics": (RunFolder, "log_metrics", half_a_line),
+        "checkpoint": (torch, "save", half_a_file),
+        "final": (run.TrainingRun, "_save", half_a_folder),
+    }
+    before(*places[place])
+
+
+def live(life):
+    out = Path(life["out"])
+    if death := life.get("death"):
+        arm(*death)
+    with (out.parent / "said.txt").open("a") as said:
+        commands._run(load_recipe(Path(life["recipe"]), TrainRecipe), out, out.exists(), Console(file=said))
+
+
+def main():
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        life = json.loads(line)
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                teach(Path(life["teach"])) if "teach" in life else live(life)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        _, ended = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(ended), flush=True)
+
+
+if __name__ == "__main__":
+    main()

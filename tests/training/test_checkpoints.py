@@ -1,0 +1,96 @@
+"""Checkpoints: torn ones are passed over, and all random states come back."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from nbagent_training.checkpoints import SEAL, is_whole, last_whole_checkpoint, seal, step_of
+from nbagent_training.groups import Batch, TrainingRow
+from nbagent_training.trainer import StepGRPOTrainer, settings
+
+
+def checkpoint(folder, step, sealed=True):
+    made = folder / f"checkpoint-{step}"
+    made.mkdir()
+    (made / "model.safetensors").write_bytes(b"x" * 100)
+    (made / "trainer_state.json").write_text("{}")
+    if sealed:
+        seal(made)
+    return made
+
+
+def test_only_a_sealed_checkpoint_whose_files_are_whole_counts(tmp_path):
+    assert last_whole_checkpoint(tmp_path) is None
+    assert step_of(None) == 0
+    for step in (20, 100, 120, 140, 160):
+        checkpoint(tmp_path, step, sealed=step != 140)
+    (tmp_path / "checkpoint-120" / "model.safetensors").write_bytes(b"x" * 50)
+    (tmp_path / "checkpoint-160" / SEAL).write_text('{"model.safe')
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
+    assert step_of(last_whole_checkpoint(tmp_path)) == 100
+
+
+def test_a_checkpoint_with_a_file_gone_is_not_whole(tmp_path):
+    made = checkpoint(tmp_path, 5)
+    assert is_whole(made)
+    (made / "trainer_state.json").unlink()
+    assert not is_whole(made)
+
+
+class Draws:
+    """Makes batches, and notes what the three global generators give."""
+
+    def __init__(self, until=None):
+        self.seen = {}
+        self.until = until
+
+    def __call__(self, update):
+        if update == self.until:
+            raise KeyboardInterrupt
+        self.seen[update] = (random.random(), float(np.random.random()), float(torch.rand(())))
+        rng = random.Random(update)
+        return Batch([TrainingRow((5, 7, 9), (10, 11), (-2.0, -3.0), rng.gauss(0, 1), 0.5)], {})
+
+
+def train(tiny, tokenizer, out, draws):
+    config = settings(out, steps=4, seed=0, bf16=False, learning_rate=1e-3, save_strategy="no", ignore_data_skip=True)
+    trainer = StepGRPOTrainer(tiny, tokenizer, config, draws, token_budget=256)
+    try:
+        trainer.train(resume_from_checkpoint=last_whole_checkpoint(out))
+    except KeyboardInterrupt:
+        assert trainer.save_if_whole()
+
+
+def test_random_states_optimizer_and_weights_go_on(tiny, tokenizer, tmp_path):
+    import copy
+
+    torch.set_num_threads(1)
+    whole, cut, again = tiny, copy.deepcopy(tiny), copy.deepcopy(tiny)
+    one = Draws()
+    train(whole, tokenizer, tmp_path / "one", one)
+    first, second = Draws(until=2), Draws()
+    train(cut, tokenizer, tmp_path / "two", first)
+    assert last_whole_checkpoint(tmp_path / "two") == str(tmp_path / "two" / "checkpoint-2")
+    train(again, tokenizer, tmp_path / "two", second)
+    assert {**first.seen, **second.seen} == one.seen
+    assert sorted(second.seen) == [2, 3]
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_checkpoint_that_is_there_is_not_written_again(tiny, tokenizer, tmp_path):
+    train(tiny, tokenizer, tmp_path, Draws(until=2))
+    before = (tmp_path / "checkpoint-2" / SEAL).stat().st_mtime_ns
+    train(tiny, tokenizer, tmp_path, Draws(until=2))
+    assert (tmp_path / "checkpoint-2" / SEAL).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_what_a_trainer_saves_is_under_the_seal(tiny, tokenizer, tmp_path, name):
+    train(tiny, tokenizer, tmp_path, Draws(until=1))
+    made = tmp_path / "checkpoint-1"
+    assert is_whole(made)
+    (made / name).write_bytes((made / name).read_bytes()[:-1])
+    assert not is_whole(made)

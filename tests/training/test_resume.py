@@ -1,0 +1,132 @@
+"""A run that is killed with SIGKILL, again and again, goes on to the very numbers of one that was not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nbagent.runfolder import RunFolder
+
+pytestmark = pytest.mark.slow
+
+RECIPE = """
+threads = 1
+concurrency = 1
+bf16 = false
+score_greedy = false
+[tasks]
+train = "{folder}/questions.csv"
+n_heldout = 0
+[model]
+folder = "{folder}/model"
+[agent]
+action_format = "fenced"
+policy = "drop"
+max_steps = 3
+warn_steps = 0
+max_new_tokens = 16
+[grpo]
+updates = 5
+tasks_per_update = 2
+group_size = 4
+save_every = 2
+lr = 1e-3
+curriculum = "uncertain"
+"""
+SPENT = {"rollout_s", "train_s", "tokens_per_s", "train_tokens_per_s", "read_back"}
+"""Metrics that say how a run went, not what it learned."""
+
+
+class Lives:
+    """The process that forks the lives."""
+
+    def __init__(self):
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        script = Path(__file__).with_name("lives.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        )
+
+    def __call__(self, **life):
+        print(json.dumps(life), file=self.process.stdin, flush=True)
+        return int(self.process.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lives")
+    (folder / "data").mkdir()
+    (folder / "data" / "a.csv").write_text("x\n1\n")
+    rows = [f"What is {n}?,{1 + n % 2},data,family{n % 2}" for n in range(6)]
+    (folder / "questions.csv").write_text("question,answer,data_folder,family\n" + "\n".join(rows) + "\n")
+    (folder / "recipe.toml").write_text(RECIPE.format(folder=folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def live(home):
+    lives = Lives()
+    with lives.process:
+        assert lives(teach=str(home / "model")) == 0
+        yield lambda name, *death: lives(
+            recipe=str(home / "recipe.toml"), out=str(home / name), **({"death": death} if death else {})
+        )
+
+
+@pytest.fixture(scope="module")
+def whole(home, live):
+    assert live("whole") == 0
+    return RunFolder(home / "whole")
+
+
+def learned(run):
+    """What must be the same: metrics, rollouts, weights, what the curriculum knows."""
+    metrics = [{k: v for k, v in line.items() if k not in SPENT} for line in run.read_metrics()]
+    rollouts = {
+        t.rollout_id: (
+            t.outcome,
+            t.answer,
+            [(c.prompt_ids, c.event["completion_ids"], c.event["logprobs"], c.event["version"]) for c in t.calls()],
+        )
+        for t in run.trajectories()
+    }
+    weights = (run.checkpoints / "final" / "model.safetensors").read_bytes()
+    return metrics, rollouts, weights, (run.path / "practice.json").read_text()
+
+
+def test_the_run_that_is_compared_with_learns(whole):
+    lines = whole.read_metrics()
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert all(line["attempts"] == 8 for line in lines)
+    assert any(line["share_mixed"] > 0 for line in lines)
+    assert any(line["grad_norm"] > 0 for line in lines)
+
+
+def test_killed_at_every_kind_of_place_it_learns_the_same(home, live, whole):
+    deaths = [
+        ("call", 5),  # amid the first rollouts
+        ("metrics", 2),  # half a line, of update 2
+        ("checkpoint", 2),  # half a file, of checkpoint-2
+        ("update", 2),  # behind checkpoint-2: between gradient and step
+        ("call", 3),  # the rollouts of updates 3 and 4 are read back; amid those of update 5
+        ("final", 1),  # half of the folder of the final weights
+    ]
+    for death in deaths:
+        assert live("killed", *death) == -9, death
+    run = RunFolder(home / "killed")
+    assert live("killed") == 0
+    for got, wanted in zip(learned(run), learned(whole), strict=True):
+        assert got == wanted
+    assert not (run.path / "stale").exists()
+    begun = [line for path in run.rollouts.glob("*.jsonl") for line in path.read_text().splitlines()]
+    assert sum('"kind":"start"' in line for line in begun) == 5 * 8 + 2  # only the two that were cut off, made again
+
+
+def test_a_finished_run_says_so(home, live, whole):
+    before = sorted(path.stat().st_mtime_ns for path in whole.path.rglob("*"))
+    assert live("whole") == 0
+    assert "this run is finished" in (home / "said.txt").read_text()
+    assert sorted(path.stat().st_mtime_ns for path in whole.path.rglob("*")) == before
