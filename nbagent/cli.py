@@ -13,6 +13,7 @@ from nbagent.cli_group import Commands
 from nbagent.cli_kernelspec import kernelspec
 from nbagent.cli_notebooks import execute, replay
 from nbagent.cli_profile import profile
+from nbagent.cli_prompt import prompt
 from nbagent.cli_runs import report, validate
 from nbagent.cli_score import compare, score
 from nbagent.terminal import PlainHandler
@@ -33,6 +34,7 @@ app.command("score")(score)
 app.command("profile")(profile)
 app.command("compare")(compare)
 app.command("replay")(replay)
+app.command("prompt")(prompt)
 app.command("exec")(execute)
 app.command("report")(report)
 app.command("validate")(validate)

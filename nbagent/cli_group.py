@@ -30,6 +30,7 @@ ORDER = (
     "sandbox",
     "compare",
     "replay",
+    "prompt",
     "report",
     "exec",
     "validate",

@@ -60,7 +60,7 @@ class Forms:
         counted = self._counted
         if counted is None or counted[0] != count:
             full = sum([full_tokens(text, count) for text in self.full.texts])
-            counted = count, (full, *[form.tokens(count) for form in (self.whole, self.old, self.line)])
+            counted = count, (full, self.whole.tokens(count), self.old.tokens(count), self.line.tokens(count))
             self._counted = counted
         return counted[1]
 

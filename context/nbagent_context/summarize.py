@@ -63,15 +63,14 @@ class Summarize:
         covered = memories[-1].covers if memories else 0
         text = _fitting(memories[-1].text, self.max_tokens, count) if memories else ""
         opening = [f"\nYour memory of steps 0 to {covered - 1}:\n{text}"] if text else []
+        items = items_of(exchanges, covered, self.keep, notebook)
         if len(exchanges) - covered > self.keep and len(memories) < self.max_summaries:
-            items = items_of(exchanges, covered, self.keep, notebook)
             fixed = sum(count(part) for part in [brief.instruction, brief.task, *opening] if part)
             room = budget.tokens - 2 * budget.per_message - fixed
             if sum(item.kept.sizes(count)[1] + 2 * budget.per_message for item in items) > self.threshold * room:
                 request = self._request(brief, notebook, history, opening, covered, budget, count)
                 if request is not None:
                     return request
-        items = items_of(exchanges, covered, self.keep, notebook)
         made = conversation(brief, opening, items, ending_of(notice), notebook, exchanges, budget, count)
         if not covered:
             return made

@@ -35,7 +35,7 @@ def open_model(spec: str, **settings: Any) -> Model:
 
         url, _, name = spec.removeprefix(REMOTE).partition("#")
         if isinstance(settings.get("tokenizer"), str):
-            settings["tokenizer"] = _tokenizer(Path(settings["tokenizer"]))
+            settings["tokenizer"] = open_tokenizer(Path(settings["tokenizer"]))
         return OpenAIModel(url, name, **settings)
     if "://" in spec:
         raise UsageError(f"{spec}: a model over HTTP is written openai:{spec}#MODEL")
@@ -46,7 +46,8 @@ def open_model(spec: str, **settings: Any) -> Model:
     return HFModel.load(folder, **settings)
 
 
-def _tokenizer(folder: Path) -> Any:
+def open_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a local folder. Raises UsageError where there is none."""
     from transformers import AutoTokenizer
 
     if not folder.is_dir():

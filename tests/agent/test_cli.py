@@ -31,13 +31,13 @@ def nbagent(*args, **settings):
 
 def test_help_names_every_command_in_a_newcomers_order():
     said = RUN.invoke(app, ["--help"]).output
-    names = ["demo", "tasks", "train", "score", "compare", "replay", "report", "exec", "validate"]
+    names = ["demo", "tasks", "train", "score", "compare", "replay", "prompt", "report", "exec", "validate"]
     places = [said.index(f"│ {name} ") for name in names]
     assert places == sorted(places)
     assert RUN.invoke(app, ["--version"]).output == f"nbagent {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["score", "compare", "replay", "exec", "report", "validate"])
+@pytest.mark.parametrize("command", ["score", "compare", "replay", "prompt", "exec", "report", "validate"])
 def test_every_command_teaches_by_example(command):
     result = RUN.invoke(app, [command, "--help"])
     assert result.exit_code == 0
