@@ -67,6 +67,8 @@ class Findings:
     comparisons: tuple[tuple[str, str, str, Comparison], ...]
     """(label before, label after, mode, paired difference)."""
     curves: tuple[Series, ...]
+    alarms: tuple[tuple[float, str], ...]
+    """(update, what was wrong), in order."""
 
 
 def gather(run: RunFolder) -> Findings:
@@ -77,6 +79,7 @@ def gather(run: RunFolder) -> Findings:
     """
     found = _scores(run)
     scores = tuple(scored for scored in found if not scored.validation)
+    metrics = run.read_metrics()
     return Findings(
         name=run.path.resolve().name,
         description=run.description(),
@@ -85,7 +88,8 @@ def gather(run: RunFolder) -> Findings:
         scores=scores,
         validation=tuple(scored for scored in found if scored.validation),
         comparisons=tuple(_comparisons(scores)),
-        curves=tuple(_curves(run.read_metrics())),
+        curves=tuple(_curves(metrics)),
+        alarms=tuple(_alarms(metrics)),
     )
 
 
@@ -135,24 +139,44 @@ def _facts(run: RunFolder) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-_CURVES: tuple[tuple[str, str, str, str, tuple[float, float] | None], ...] = (
+_SHARE = (0.0, 1.0)
+CURVES: tuple[tuple[str, str, str, str, tuple[float, float] | None], ...] = (
     ("sft", "loss", "Warm start: loss", "loss per token", None),
-    ("grpo", "reward", "GRPO: mean reward of the training tasks", "reward", (0.0, 1.0)),
+    ("grpo", "reward", "GRPO: mean reward of the training tasks", "reward", _SHARE),
+    ("grpo", "share_mixed", "Groups with both right and wrong attempts", "share", _SHARE),
+    ("grpo", "entropy", "Entropy of the next token, nats", "nats", None),
+    ("grpo", "logp_gap", "Sampler-trainer gap of the log-probs, nats", "nats", None),
+    ("grpo", "clip_high_share", "Tokens over the upper clip", "share", None),
+    ("grpo", "grad_norm", "Norm of the gradient", "norm", None),
+    ("grpo", "trajectory_tokens_mean", "Tokens sampled per attempt", "tokens", None),
+    ("grpo", "steps_mean", "Steps per attempt", "steps", None),
+    ("grpo", "truncated_share", "Attempts that a limit ended", "share", _SHARE),
+    ("grpo", "malformed_share", "Steps whose text was no action", "share", _SHARE),
+    ("grpo", "failed_calls_share", "Steps whose tool call failed", "share", _SHARE),
+    ("grpo", "infrastructure", "Rollouts failed on the host's side", "rollouts", None),
+    ("grpo", "staleness_mean", "Age of the weights that sampled, updates", "updates", None),
+    ("grpo", "tokens_per_s", "Tokens sampled per second", "tokens/s", None),
+    ("grpo", "train_tokens_per_s", "Tokens trained on per second", "tokens/s", None),
 )
+"""Phase, metric, title, unit, bounds. One that is 0 throughout is left out, but for shares, where 0 says something."""
 
 
 def _curves(metrics: list[dict[str, Any]]) -> list[Series]:
     curves = []
-    for phase, key, title, unit, bounds in _CURVES:
+    for phase, key, title, unit, bounds in CURVES:
         pairs = [
             (float(line.get("step", number)), float(line[key]))
             for number, line in enumerate(metrics)
             if line.get("phase") == phase and _finite(line.get(key))
         ]
-        if len(pairs) > 1:
+        if len(pairs) > 1 and (bounds is not None or any(value for _, value in pairs)):
             steps, values = zip(*sorted(pairs), strict=True)
             curves.append(Series(title, unit, steps, values, bounds))
     return curves
+
+
+def _alarms(metrics: list[dict[str, Any]]) -> list[tuple[float, str]]:
+    return [(float(line.get("step", 0)), str(words)) for line in metrics for words in line.get("alarms") or ()]
 
 
 def _finite(value: Any) -> bool:

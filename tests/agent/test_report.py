@@ -154,6 +154,18 @@ def test_a_report_made_twice_is_the_same(run):
     assert build_report(run.path).read_bytes() == build_report(run.path).read_bytes()
 
 
+def test_alarms_and_what_is_watched_are_shown(run):
+    for step in range(41, 45):
+        watched = {"share_mixed": 0.0, "entropy": 0.5 / step, "staleness_mean": 0.0}
+        alarms = {"alarms": ["collapse: " + EVIL]} if step == 43 else {}
+        run.log_metrics({"phase": "grpo", "step": step, **watched, **alarms})
+    page = check_harmless(build_report(run.path).read_text())
+    assert "Alarms update what began to go wrong, and what to try 43 collapse: </td>" in page.text
+    for title in ("Groups with both right and wrong attempts", "Entropy of the next token, nats"):
+        assert title in page.text
+    assert "Age of the weights" not in page.text, "zero throughout says nothing"
+
+
 def test_a_run_that_only_began_still_has_a_page(tmp_path):
     run = RunFolder.create(tmp_path / "r", "n = 1\n")
     page = check_harmless(build_report(run.path).read_text())

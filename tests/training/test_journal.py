@@ -1,0 +1,145 @@
+"""The journal of a run: metrics without gap or repetition, alarms, trackers, the terminal, and the table of names."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from nbagent.errors import UsageError
+from nbagent.report.gather import CURVES
+from nbagent.runfolder import RunFolder
+from nbagent_training.alarms import ALARMS
+from nbagent_training.dashboard import BRIEF, SHOWN, Dashboard, sparkline
+from nbagent_training.journal import Journal
+from nbagent_training.metrics import METRICS, known, markdown
+from nbagent_training.trackers import Watch, check_trackers, open_trackers
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder.create(tmp_path / "run", "")
+
+
+def silent(lines, alarms):
+    pass
+
+
+def test_a_resumed_phase_takes_back_what_it_will_say_again(run):
+    run.log_metrics({"phase": "sft", "step": 7, "loss": 1.0})
+    first = Journal(run, "grpo", silent)
+    first.begin(0)
+    for step in range(1, 6):
+        first.add(step, {"reward": step / 10})
+    with run.metrics.open("a") as file:
+        file.write('{"phase": "grpo", "st')
+    second = Journal(run, "grpo", silent)
+    second.begin(3)
+    assert [line["step"] for line in second.lines] == [1, 2, 3]
+    second.add(4, {"reward": 0.9})
+    assert [(line["phase"], line["step"]) for line in run.read_metrics()] == [
+        ("sft", 7),
+        ("grpo", 1),
+        ("grpo", 2),
+        ("grpo", 3),
+        ("grpo", 4),
+    ]
+
+
+def test_numbers_are_finite_and_small_ones_are_kept(run):
+    journal = Journal(run, "grpo", silent)
+    journal.begin(0)
+    journal.add(1, {"learning_rate": 1.23456789e-9, "kl": float("nan"), "ratio_max": float("inf"), "note": "x"})
+    assert run.read_metrics() == [{"phase": "grpo", "step": 1, "learning_rate": 1.23457e-09}]
+
+
+def test_alarms_stand_in_the_line_of_the_update_that_raised_them(run):
+    said = []
+    journal = Journal(run, "grpo", lambda lines, alarms: said.extend(alarms), checks=ALARMS)
+    journal.begin(0)
+    for step in range(1, 8):
+        journal.add(step, {"share_mixed": 0.0, "share_all_1": 1.0})
+    assert [line["step"] for line in run.read_metrics() if "alarms" in line] == [3]
+    assert said == run.read_metrics()[2]["alarms"]
+    assert said[0].startswith("no mixed groups")
+
+
+def test_an_update_without_trained_tokens_has_no_means_over_them():
+    assert known({"entropy": 0.0, "logp_gap": 0.0, "reward": 1.0, "tokens_trained": 0.0}) == {
+        "reward": 1.0,
+        "tokens_trained": 0.0,
+    }
+    assert known({"entropy": 0.5, "tokens_trained": 9.0}) == {"entropy": 0.5, "tokens_trained": 9.0}
+
+
+def test_the_document_has_the_table():
+    document = (Path(__file__).parents[2] / "training" / "WATCHING.md").read_text()
+    assert markdown() in document
+    assert all(check.__name__.split("_")[0] in document.lower() for check in ALARMS)
+
+
+def test_what_the_terminal_and_the_report_show_has_a_name_there():
+    shown = {*SHOWN, *BRIEF, *(name for phase, name, *_ in CURVES if phase == "grpo")}
+    assert shown <= set(METRICS)
+
+
+def test_names_are_said_once():
+    assert all(metric.meaning and name == metric.name for name, metric in METRICS.items())
+
+
+def test_a_tracker_that_is_not_installed_is_refused_with_the_way_to_get_it(monkeypatch):
+    monkeypatch.setattr("nbagent_training.trackers.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"trackio is not installed; `pip install trackio`"):
+        check_trackers(Watch(report_to=("trackio",)))
+    check_trackers(Watch())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensorboard_gets_every_number_and_hides_what_a_kill_lost(run):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    watch = Watch(report_to=("tensorboard",))
+    check_trackers(watch)
+    for begin, rewards in ((0, {1: 0.1, 2: 0.2, 3: 0.3}), (2, {3: 0.5})):
+        trackers = open_trackers(watch, run, {})
+        journal = Journal(run, "grpo", silent, trackers)
+        journal.begin(begin)
+        for step, reward in rewards.items():
+            journal.add(step, {"reward": reward})
+        for tracker in trackers:
+            tracker.close()
+    seen = event_accumulator.EventAccumulator(str(run.path / "tensorboard" / "grpo"))
+    seen.Reload()
+    assert [(e.step, round(e.value, 3)) for e in seen.Scalars("reward")] == [(1, 0.1), (2, 0.2), (3, 0.5)]
+
+
+def lines(n):
+    return [{"step": step, "reward": step / n, "entropy": 1 / step, "loss": 0.0} for step in range(1, n + 1)]
+
+
+def test_where_there_is_no_terminal_a_log_is_not_flooded():
+    said = io.StringIO()
+    with Dashboard(Console(file=said, width=200), "grpo", 50) as board:
+        for end in range(1, 51):
+            board.show(lines(50)[:end], ["truncation: much; do less [of] it"] if end == 20 else [])
+    words = said.getvalue().splitlines()
+    assert words[0] == "grpo: 50 …"
+    assert words[1].startswith("grpo 1/50")
+    assert words[2] == "ALARM at grpo 20: truncation: much; do less [of] it"
+    assert len(words) == 4
+
+
+def test_on_a_terminal_there_is_a_table_with_small_curves():
+    said = io.StringIO()
+    with Dashboard(Console(file=said, width=100, force_terminal=True), "grpo", 8) as board:
+        board.show(lines(8), [])
+    assert "reward" in said.getvalue()
+    assert "▁▂▃▄▅▆▇█" in said.getvalue()
+    assert "8/8" in said.getvalue()
+
+
+def test_sparklines_of_nothing_new_and_of_much():
+    assert sparkline([3.0]) == "▁"
+    assert sparkline([2.0, 2.0]) == "▁▁"
+    assert len(sparkline(list(range(1000)))) == 40
+    assert json.dumps(sparkline([0, 7]), ensure_ascii=False) == '"▁█"'
