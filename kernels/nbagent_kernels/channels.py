@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hmac
 import json
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jupyter_client.session import DELIM
@@ -29,14 +29,12 @@ class Channels:
     """Shell, iopub, control and stdin.
 
     Args:
-        place: path that the names of the sockets' files begin with.
         key: signs the messages.
         largest: bytes; a larger message is read past, and told as `dropped`.
         ended: called when the kernel closed a channel.
     """
 
-    def __init__(self, place: Path, key: str, largest: int, ended: Callable[[], None]) -> None:
-        self._place = place
+    def __init__(self, key: str, largest: int, ended: Callable[[], None]) -> None:
         self._signer = Signer(key=key.encode(), session=key, username="nbagent")
         self._largest = largest
         self._ended = ended
@@ -44,16 +42,20 @@ class Channels:
         self.listener: Listener | None = None
         """Takes every message but control's; None drops them unread."""
 
-    def connect(self) -> bool:
-        """Connect; False where the kernel has not bound all its sockets yet."""
+    def connect(self, dial: Callable[[int], socket.socket]) -> bool:
+        """Connect; False where the kernel has not bound all its sockets yet.
+
+        Args:
+            dial: gives a connected socket for one of `PORTS`; raises OSError where nobody listens.
+        """
         for name, kind in _KINDS.items():
             if name not in self._sockets:
                 take = self._take_of(name)
-                path = f"{self._place}-{PORTS[f'{name}_port']}"
                 try:
-                    self._sockets[name] = ZmtpSocket(path, kind, _IDENTITY, self._largest, take, self._ended)
+                    sock = dial(PORTS[f"{name}_port"])
                 except OSError:
                     return False
+                self._sockets[name] = ZmtpSocket(sock, kind, _IDENTITY, self._largest, take, self._ended)
         return True
 
     def send(self, channel: str, kind: str, content: Mapping[str, Any], parent: str) -> None:

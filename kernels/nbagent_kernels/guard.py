@@ -22,8 +22,10 @@ _PROGRAM = r"""
 import os, select, shutil, signal, sys, time
 root, tag, parent = sys.argv[1], sys.argv[2], int(sys.argv[3])
 kernels, groups, buffer, ended = {}, [], b"", False
-while os.getppid() == parent:
+while True:
     if not select.select([0], [], [], 1.0)[0]:
+        if os.getppid() != parent:
+            break
         continue
     chunk = os.read(0, 65536)
     if not chunk:

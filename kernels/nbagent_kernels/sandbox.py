@@ -16,6 +16,7 @@ from nbagent_kernels.container import DATA, WORK, Container
 from nbagent_kernels.containerserver import ContainerServer
 from nbagent_kernels.errors import KernelStartError
 from nbagent_kernels.filestream import Frames, receive_tree, send_file
+from nbagent_kernels.leftovers import clear_in_background
 from nbagent_kernels.live import Backend, LiveSession
 from nbagent_kernels.types import FileEntry, SessionSpec
 from nbagent_kernels.wire import Wire
@@ -31,6 +32,7 @@ async def open_docker(spec: SessionSpec) -> LiveSession:
         EngineFailed: there is no engine, or it refuses.
         KernelStartError: no kernel came up.
     """
+    clear_in_background()
     return await LiveSession(spec, BACKEND).open()
 
 

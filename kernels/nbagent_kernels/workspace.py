@@ -149,9 +149,9 @@ def process_root() -> Path:
     global _root
     with _lock:
         if _root is None or _root[0] != os.getpid():
-            base = _base()
-            _remove_orphans(base)
-            root = base / f"{os.getpid()}-{started(os.getpid())}"
+            for left in orphans():
+                remove_tree(left)
+            root = _base() / f"{os.getpid()}-{started(os.getpid())}"
             root.mkdir(mode=0o700, exist_ok=True)
             _root = (os.getpid(), root)
             atexit.register(_remove_own, os.getpid(), root)
@@ -174,10 +174,9 @@ def _base() -> Path:
     return base
 
 
-def _remove_orphans(base: Path) -> None:
-    for folder in base.iterdir():
-        if is_over(folder.name):
-            remove_tree(folder)
+def orphans() -> list[Path]:
+    """Folders of processes that have ended without removing them."""
+    return [folder for folder in _base().iterdir() if is_over(folder.name)]
 
 
 def _remove_own(pid: int, root: Path) -> None:

@@ -28,19 +28,16 @@ class ZmtpSocket:
     """A DEALER or SUB socket with one peer. A SUB socket takes everything.
 
     Args:
-        path: of the peer's socket.
+        sock: connected to the peer, taken over.
         kind: "DEALER" or "SUB".
         identity: names a DEALER to a ROUTER, so that the ROUTER's sockets can speak of the same peer.
         largest: bytes of the largest message that is taken.
         take: takes the messages.
         ended: called when the peer has closed.
-
-    Raises:
-        OSError: nobody listens at `path`.
     """
 
     def __init__(
-        self, path: str, kind: str, identity: bytes, largest: int, take: Take, ended: Callable[[], None]
+        self, sock: socket.socket, kind: str, identity: bytes, largest: int, take: Take, ended: Callable[[], None]
     ) -> None:
         self._largest = largest
         self._take = take
@@ -54,13 +51,6 @@ class ZmtpSocket:
         self._too_large = False
         self._skip = 0
         self._more = False
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            sock.connect(path)
-        except OSError:
-            sock.close()
-            raise
         self._stream = PacedSocket(sock, self._feed, ended)
         ready = b"\x05READY" + _property("Socket-Type", kind.encode()) + _property("Identity", identity)
         self._stream.send(_GREETING + _frame(ready, _COMMAND))

@@ -66,14 +66,17 @@ def test_a_host_that_ends_takes_everything_along(number, doing):
     assert not root.exists()
 
 
-def test_folders_of_dead_processes_are_removed_by_the_next(tmp_path):
+def test_folders_of_dead_processes_are_removed_by_the_next(tmp_path, monkeypatch):
     dead = subprocess.Popen(["true"])
     dead.wait()
     for name in (f"{dead.pid}-1", f"{os.getpid()}-1", "not-a-process"):
         (tmp_path / name / "s1").mkdir(parents=True)
     own = tmp_path / f"{os.getpid()}-{cgroups.started(os.getpid())}"
     own.mkdir()
-    workspace._remove_orphans(tmp_path)
+    monkeypatch.setattr(workspace, "_base", lambda: tmp_path)
+    monkeypatch.setattr(workspace, "_root", None)
+    monkeypatch.setattr(workspace.atexit, "register", lambda *_: None)
+    assert workspace.process_root() == own
     assert {folder.name for folder in tmp_path.iterdir()} == {own.name, "not-a-process"}
 
 

@@ -59,7 +59,10 @@ def zmtp(tmp_path, chunks: list[bytes]) -> tuple[list[tuple[list[bytes], int]], 
                 given.append((list(frames), size))
                 return False
 
-            sock = ZmtpSocket(str(path), "SUB", b"", LARGEST, take, lambda: None)
+            outer = socket.socket(socket.AF_UNIX)
+            outer.connect(str(path))
+            outer.setblocking(False)
+            sock = ZmtpSocket(outer, "SUB", b"", LARGEST, take, lambda: None)
             for chunk in chunks:
                 sock._feed(chunk)
             sock.close()
