@@ -1,4 +1,4 @@
-"""`nbagent sandbox`: the images in which agents' code runs."""
+"""`nbagent sandbox build`: the images in which agents' code runs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,7 @@ from nbagent_images.base import PUBLIC_BASE
 from nbagent_images.errors import ImageError
 from nbagent_images.recipe import RECIPES
 
-app = typer.Typer(no_args_is_help=True, help="Build and check the sandboxes in which agents' code runs.")
 
-
-@app.callback()
-def sandbox() -> None:
-    """Build and check the sandboxes in which agents' code runs."""
-
-
-@app.command()
 def build(
     image: Annotated[str, typer.Option(help="python, r, or full (R, Bioconductor and command-line tools).")] = "python",
     base: Annotated[str, typer.Option(help="Debian bookworm image to begin with.")] = PUBLIC_BASE,

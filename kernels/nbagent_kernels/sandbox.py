@@ -18,6 +18,7 @@ from nbagent_kernels.errors import KernelStartError
 from nbagent_kernels.filestream import Frames, receive_tree, send_file
 from nbagent_kernels.leftovers import clear_in_background
 from nbagent_kernels.live import Backend, LiveSession
+from nbagent_kernels.spawned import spawn
 from nbagent_kernels.types import FileEntry, SessionSpec
 from nbagent_kernels.wire import Wire
 from nbagent_kernels.workspace import BRANCHES, HOME, TMP, Workspace, next_number
@@ -169,7 +170,10 @@ async def _bound(spec: SessionSpec, workspace: Workspace) -> None:
 
 async def _start(spec: SessionSpec, workspace: Workspace) -> Wire:
     assert isinstance(workspace, Sandbox)
-    return await (await workspace.running(spec)).fork(spec, workspace)
+    server = await workspace.running(spec)
+    if spec.language == "python" and spec.kernel is None:
+        return await server.fork(spec, workspace)
+    return await spawn(server, spec, workspace)
 
 
 BACKEND = Backend(Sandbox, _prepare, _bound, _start)

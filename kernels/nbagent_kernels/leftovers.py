@@ -1,0 +1,95 @@
+"""What programs that were killed left behind: their containers and their folders, told by the owner that both name.
+
+A container carries its owner's pid and start time, and what that pid counts on (container.labels). It is removed where
+its owner has certainly ended; a container without these labels is never looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import Literal
+
+from nbagent_kernels.cgroups import is_over
+from nbagent_kernels.container import (
+    MACHINE_LABEL,
+    OWNER_LABEL,
+    RUN_LABEL,
+    SANDBOX_LABEL,
+    client,
+    engine_errors,
+    machine,
+    remove_container,
+)
+from nbagent_kernels.errors import KernelError
+from nbagent_kernels.removal import remove_tree
+from nbagent_kernels.workspace import orphans
+
+Owner = Literal["ended", "alive", "unknown"]
+"""`unknown`: a process of another machine, another boot or another pid namespace."""
+
+_log = logging.getLogger(__name__)
+_cleared = threading.Event()
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """One of our containers."""
+
+    id: str
+    """The engine's."""
+    run: str
+    """Name of the run that it belongs to; '' where it had none."""
+    pid: int
+    """The process that started it, on the machine that it ran on."""
+    owner: Owner
+    """What has become of that process."""
+    state: str
+    """The engine's word: running, exited, created, …"""
+
+
+def containers(run: str | None = None) -> list[Leftover]:
+    """Our containers in the engine, those in use among them; of one run, or of all. Raises EngineFailed."""
+    wanted = [SANDBOX_LABEL] + ([f"{RUN_LABEL}={run}"] if run is not None else [])
+    with engine_errors():
+        listed = client().api.containers(all=True, filters={"label": wanted})
+    found = []
+    for one in listed:
+        labels = one["Labels"]
+        pid, _, _ = labels.get(OWNER_LABEL, "").partition("-")
+        if pid.isdigit():
+            found.append(Leftover(one["Id"], labels.get(RUN_LABEL, ""), int(pid), _owner(labels), one["State"]))
+    return found
+
+
+def clear() -> int:
+    """Remove all that ended programs of this machine have left; returns how many things. Raises EngineFailed."""
+    left = [one for one in containers() if one.owner == "ended"]
+    for one in left:
+        remove_container(one.id)
+    folders = orphans()
+    for folder in folders:
+        remove_tree(folder)
+    return len(left) + len(folders)
+
+
+def clear_in_background() -> None:
+    """Clear once in the life of this process, without keeping anybody waiting; a failure is logged."""
+    if not _cleared.is_set():
+        _cleared.set()
+        threading.Thread(target=_clear, name="nbagent-leftovers", daemon=True).start()
+
+
+def _clear() -> None:
+    try:
+        if removed := clear():
+            _log.info("removed %d containers and folders that killed programs had left", removed)
+    except KernelError as error:
+        _log.warning("what killed programs left could not be removed: %s", error)
+
+
+def _owner(labels: dict[str, str]) -> Owner:
+    if labels.get(MACHINE_LABEL) != machine():
+        return "unknown"
+    return "ended" if is_over(labels[OWNER_LABEL]) else "alive"
