@@ -26,7 +26,7 @@ PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check lint golden image-python image-full clean
+.PHONY: help setup demo test check lint golden vllm image-python image-full clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,14 +55,17 @@ golden: setup ## rewrite the golden files; read the diff before you commit it
 	NBAGENT_GOLDEN=write $(PYTEST) -q -k golden
 	git --no-pager diff --stat -- tests/golden
 
+vllm: ## real vLLM for machines without a GPU in .venv-vllm (3.4 GB); its tests run where this is
+	PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" .ci/vllm
+
 image-python: setup ## the image of Python sandboxes, built without a registry
 	$(BIN)/nbagent sandbox build --image python --offline
 
 image-full: setup ## the image with R, Bioconductor and command-line tools as well
 	$(BIN)/nbagent sandbox build --image full --offline
 
-clean: ## remove .venv, caches and builds; runs/ stays
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean: ## remove .venv, .venv-vllm, caches and builds; runs/ stays
+	rm -rf $(VENV) $(VENV)-vllm build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE)/venv:

@@ -51,6 +51,8 @@ class Completion:
     """OpenAI-style tool calls, from endpoints that make them."""
     usage: dict[str, float] = field(default_factory=dict)
     """prompt_tokens, completion_tokens, and cost where the endpoint's prices are known."""
+    version: int | None = None
+    """Version of the weights that sampled it, where they may change during a rollout."""
 
 
 @runtime_checkable

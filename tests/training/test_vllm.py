@@ -1,0 +1,301 @@
+"""A real vLLM server on the CPU: rollouts in real kernels, new weights, and its death in the middle of them.
+
+It needs an environment with vLLM (`make vllm`), named by NBAGENT_VLLM_PYTHON or lying at .venv-vllm.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from nbagent.env import EnvLimits
+from nbagent.errors import ModelError, UsageError
+from nbagent.models.base import Prompt, SamplingParams
+from nbagent.models.vllm import VLLMModel
+from nbagent.models.vllm_server import VLLMServer, find_interpreter
+from nbagent.rollout import RolloutSettings
+from nbagent.rollouts import Rollouts
+from nbagent.samples import samples
+from nbagent.tasks import Outcome, open_tasks
+from nbagent_training.scratch import Size, make_model
+
+try:
+    INTERPRETER = find_interpreter()
+except UsageError as error:
+    INTERPRETER = None
+    WHY = str(error)
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.slow,
+    pytest.mark.skipif(INTERPRETER is None, reason=WHY if INTERPRETER is None else ""),
+]
+PROMPT = tuple(range(5, 69))
+
+
+def network(tokenizer, seed):
+    """Head dimension 64: vLLM's CPU attention does not take 16."""
+    size = Size(vocabulary=320, hidden=128, layers=2, heads=2, kv_heads=1, intermediate=128, positions=4096)
+    model = make_model(tokenizer, size, seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(3.0)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def trained(tokenizer):
+    return network(tokenizer, 3)
+
+
+@pytest.fixture(scope="module")
+def rollouts():
+    with Rollouts(4) as rollouts:
+        yield rollouts
+
+
+@contextlib.contextmanager
+def served(rollouts, model, tokenizer, place, **settings):
+    """A model at a server of its own."""
+    model.save_pretrained(place / "start")
+    tokenizer.save_pretrained(place / "start")
+    server = VLLMServer(INTERPRETER, place / "start", log=place / "log", dtype="float32", **settings)
+    try:
+        sampler = VLLMModel(tokenizer, "served", server=server, place=place)
+        yield sampler, server
+        rollouts.call(sampler.close())
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def both(rollouts, trained, tokenizer, tmp_path_factory):
+    with served(rollouts, trained, tokenizer, tmp_path_factory.mktemp("served"), swaps=True) as both:
+        yield both
+
+
+@pytest.fixture
+def sampler(both):
+    return both[0]
+
+
+def ask(rollouts, sampler, n=1, prompt=PROMPT, **params):
+    async def all_of_them():
+        return await asyncio.gather(
+            *(sampler.sample(Prompt([], ids=prompt), SamplingParams(seed=seed, **params)) for seed in range(n))
+        )
+
+    return rollouts.call(all_of_them())
+
+
+def log_probs(model, prompt, ids, temperature=1.0):
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1].double()
+    return torch.log_softmax(logits / temperature, -1).gather(1, torch.tensor(ids)[:, None])[:, 0]
+
+
+def greedy(model, prompt, n):
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(n):
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    return tuple(ids[len(prompt) :])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_are_the_trainers(rollouts, sampler, trained, temperature):
+    made = ask(rollouts, sampler, n=12, max_new_tokens=24, temperature=temperature)
+    gaps = torch.cat([(log_probs(trained, PROMPT, c.ids, temperature) - torch.tensor(c.logprobs)).abs() for c in made])
+    assert gaps.mean() < 1e-3
+    assert len({c.ids for c in made}) == 12
+    assert ask(rollouts, sampler, n=12, max_new_tokens=24, temperature=temperature)[5].ids == made[5].ids
+
+
+def test_the_terminator_is_kept_and_the_text_is_without_it(rollouts, sampler, tokenizer):
+    made = ask(rollouts, sampler, n=40, max_new_tokens=200, temperature=1.0)
+    ended = [c for c in made if c.finish == "stop"]
+    assert ended
+    for completion in made:
+        assert len(completion.ids) == len(completion.logprobs)
+        assert (completion.ids[-1] == tokenizer.eos_token_id) == (completion.finish == "stop")
+        kept = completion.ids[:-1] if completion.finish == "stop" else completion.ids
+        assert completion.text == tokenizer.decode(kept)
+
+
+def test_a_prompt_that_does_not_fit_is_an_error(rollouts, sampler):
+    with pytest.raises(ModelError, match="do not fit into 4096"):
+        ask(rollouts, sampler, prompt=(5,) * 4090, max_new_tokens=100)
+
+
+def play(rollouts, sampler, tmp_path, n, max_steps=3):
+    """Rollouts of one bundled task in real kernels."""
+    task = open_tasks("bundled:train?n=1&seed=0&families=heart_median", tmp_path / "tasks").tasks()[0]
+    settings = RolloutSettings(
+        action_format="fenced", limits=EnvLimits(max_steps=max_steps), sampling=SamplingParams(max_new_tokens=48)
+    )
+    return rollouts.run([(task, f"r{k}") for k in range(n)], sampler, settings)
+
+
+def test_rollouts_in_real_kernels(rollouts, sampler, trained, tmp_path):
+    made = play(rollouts, sampler, tmp_path, 4)
+    rows = [row for trajectory in made for row in samples(trajectory)]
+    assert len(rows) == sum(len(list(t.calls())) for t in made) == 12
+    gap = torch.cat(
+        [(log_probs(trained, r.prompt_ids, r.completion_ids) - torch.tensor(r.logprobs)).abs() for r in rows]
+    )
+    assert gap.mean() < 1e-3
+    assert {row.version for row in rows} == {sampler.version}
+
+
+def test_new_weights_answer_as_the_trainers_do(rollouts, sampler, trained, tokenizer):
+    (before,) = ask(rollouts, sampler, max_new_tokens=12, temperature=0.0)
+    assert before.ids == greedy(trained, PROMPT, 12)
+    other = network(tokenizer, 4)
+    sampler.save = other.save_pretrained
+    try:
+        sampler.refresh(7)
+        (after,) = ask(rollouts, sampler, max_new_tokens=12, temperature=0.0)
+        assert after.ids == greedy(other, PROMPT, 12) != before.ids
+        assert (before.version, after.version) == (0, 7)
+    finally:
+        sampler.save = trained.save_pretrained
+        sampler.refresh(8)
+
+
+def test_a_swap_waits_for_the_calls_under_way(rollouts, sampler, trained, tokenizer):
+    """Every completion is wholly of one version, and says of which."""
+    models = {9: trained, 10: network(tokenizer, 5)}
+    sampler.refresh(9)
+    sampler.save = models[10].save_pretrained
+    swap = threading.Thread(target=sampler.refresh, args=(10,))
+
+    async def calls():
+        first = [asyncio.create_task(one(seed)) for seed in range(6)]
+        while not sampler._under_way.total():
+            await asyncio.sleep(0)
+        swap.start()
+        return [*await asyncio.gather(*first), *[await one(seed) for seed in range(6, 9)]]
+
+    def one(seed):
+        return sampler.sample(Prompt([], ids=PROMPT), SamplingParams(max_new_tokens=300, seed=seed))
+
+    try:
+        made = rollouts.call(calls())
+        swap.join()
+        assert {c.version for c in made} == {9, 10}
+        for completion in made:
+            gap = (
+                log_probs(models[completion.version], PROMPT, completion.ids) - torch.tensor(completion.logprobs)
+            ).abs()
+            assert gap.mean() < 1e-3
+    finally:
+        sampler.save = trained.save_pretrained
+        sampler.refresh(11)
+
+
+def test_a_server_that_dies_amid_rollouts_is_survived(rollouts, both, trained, tokenizer, tmp_path):
+    """It comes back with the newest weights; no rollout is lost."""
+    sampler, server = both
+    other = network(tokenizer, 6)
+    sampler.save = other.save_pretrained
+    sampler.refresh(12)
+    killer = threading.Thread(target=kill_once_busy, args=(sampler, server))
+    killer.start()
+    made = play(rollouts, sampler, tmp_path, 4, max_steps=2)
+    killer.join()
+    assert server.starts == 2
+    assert [t.outcome for t in made].count(Outcome.INFRASTRUCTURE) == 0
+    rows = [row for trajectory in made for row in samples(trajectory)]
+    assert len(rows) == 8
+    gaps = [(log_probs(other, r.prompt_ids, r.completion_ids) - torch.tensor(r.logprobs)).abs() for r in rows]
+    assert torch.cat(gaps).mean() < 1e-3
+
+
+def kill_once_busy(sampler, server):
+    while not sampler._under_way.total():
+        time.sleep(0.001)
+    os.killpg(server._process.pid, signal.SIGKILL)
+
+
+def test_an_adapter_is_loaded_beside_the_one_before(rollouts, trained, tokenizer, tmp_path):
+    adapted = get_peft_model(network(tokenizer, 3), LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+    with served(rollouts, trained, tokenizer, tmp_path, lora_rank=4) as (sampler, server):
+        (plain,) = ask(rollouts, sampler, max_new_tokens=8, temperature=0.0)
+        sampler.save = adapted.save_pretrained
+        for version in (1, 2, 3):
+            for name, p in adapted.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(p, std=0.5)
+            sampler.refresh(version)
+            made = ask(rollouts, sampler, n=4, max_new_tokens=24)
+            gaps = [(log_probs(adapted, PROMPT, c.ids) - torch.tensor(c.logprobs)).abs().mean() for c in made]
+            assert max(gaps) < 1e-3
+            assert {c.version for c in made} == {version}
+            (changed,) = ask(rollouts, sampler, max_new_tokens=8, temperature=0.0)
+            assert changed.ids != plain.ids
+        assert list(sampler._adapters) == ["nbagent-weights-000002"]
+        assert server.adapter == ("nbagent-weights-000002", tmp_path / "weights-000002")
+        sampler.save = trained.save_pretrained
+        with pytest.raises(ModelError, match="no adapter"):
+            sampler.refresh(4)
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from nbagent.models.vllm_server import VLLMServer, find_interpreter
+server = VLLMServer(find_interpreter(), Path(sys.argv[1]), log=Path(sys.argv[2]))
+server.start()
+while server._process is None:
+    time.sleep(0.01)
+print(server._process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def runs(pid):
+    """A process that nobody has asked for its exit code yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_nothing_outlives_an_owner_that_was_killed(tmp_path):
+    command = [sys.executable, "-c", OWNER, str(tmp_path), str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        server = int(owner.stdout.readline())
+        owner.kill()
+    ended = time.monotonic() + 20
+    while runs(server):
+        assert time.monotonic() < ended, "the server lives on"
+        time.sleep(0.05)
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    server = VLLMServer(INTERPRETER, tmp_path, log=tmp_path / "log")
+    server.start()
+    try:
+        with pytest.raises(ModelError, match=r"before it answered; its log .*Error"):
+            server.wait()
+    finally:
+        server.close()
+
+
+def test_a_python_without_vllm_is_refused(monkeypatch, tmp_path):
+    with pytest.raises(UsageError, match="this Python has no vLLM"):
+        find_interpreter(sys.executable)
+    monkeypatch.delenv("NBAGENT_VLLM_PYTHON", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="make vllm"):
+        find_interpreter()
