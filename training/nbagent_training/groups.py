@@ -40,6 +40,8 @@ class TrainingRow:
     """Version of the weights that sampled it."""
     kind: CallKind = "action"
     """What the call wrote."""
+    token_advantages: tuple[float, ...] = ()
+    """One per completion token, in place of the row's; empty: all have the row's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import torch
 from nbagent.models.hf import HFModel
 from nbagent_training.attention import use_own_attention
 from nbagent_training.checkpoints import last_whole_checkpoint, step_of
+from nbagent_training.distill import Teacher, distillation_batch
 from nbagent_training.errors import TooManyFailures
 from nbagent_training.failures import Failures, check_failures, count_failures
 from nbagent_training.groups import Batch, batch_of
@@ -35,8 +36,11 @@ def learn(
     bf16: bool,
     journal: Journal,
     failures: Failures | None = None,
+    teacher: Teacher | None = None,
 ) -> None:
     """Train `model` in place for `recipe.updates` updates, going on from the last checkpoint in `out`.
+
+    With a teacher, its log-probs are learned from and rewards are not.
 
     Raises:
         KeyboardInterrupt: after a checkpoint was saved, where the weights were whole.
@@ -55,7 +59,7 @@ def learn(
         groups = practice.next_groups(recipe.tasks_per_update, update)
         counts = count_failures(groups)
         check_failures(journal.lines, counts, limits)
-        batch = batch_of(groups, recipe)
+        batch = batch_of(groups, recipe) if teacher is None else distillation_batch(groups, teacher)
         observed = rollout_stats(groups)
         if not observed:
             # Nothing was rewarded, so there is no mean reward; certainly not one of 0.

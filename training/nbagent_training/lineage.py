@@ -133,5 +133,5 @@ def _name(before: str, rows: Sequence[TrainingRow]) -> str:
     found = hashlib.sha256(before.encode())
     for row in rows:
         found.update(array("q", (len(row.prompt_ids), *row.prompt_ids, *row.completion_ids)).tobytes())
-        found.update(array("d", (*row.logprobs, row.advantage, row.weight)).tobytes())
+        found.update(array("d", (*row.logprobs, row.advantage, row.weight, *row.token_advantages)).tobytes())
     return found.hexdigest()

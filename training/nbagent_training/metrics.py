@@ -43,6 +43,7 @@ TABLE: Mapping[str, tuple[Metric, ...]] = {
         Metric("advantage_std", "", "deviation over rows"),
         Metric("advantage_min", "", "the smallest"),
         Metric("advantage_max", "", "the largest"),
+        Metric("teacher_kl", "nats", "KL(policy ‖ teacher) per sampled token, in distillation"),
         Metric("staleness_mean", "updates", "age of the weights that sampled a row, mean"),
         Metric("staleness_max", "updates", "the oldest"),
     ),

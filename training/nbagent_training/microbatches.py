@@ -109,7 +109,11 @@ def micro_batch(rows: Sequence[TrainingRow], device: torch.device, kernel: Kerne
         where=flat([place for path in tree.paths for place in path[:-1]]),
         targets=flat([token for row in rows for token in row.completion_ids]),
         sampler=torch.tensor([logp for row in rows for logp in row.logprobs], dtype=torch.float32, device=device),
-        advantage=each([row.advantage for row in rows]),
+        advantage=torch.tensor(
+            [a for row in rows for a in row.token_advantages or (row.advantage,) * len(row.completion_ids)],
+            dtype=torch.float32,
+            device=device,
+        ),
         weight=each([row.weight for row in rows]),
         row=torch.arange(len(rows)).repeat_interleave(lengths).to(device),
         n_rows=len(rows),

@@ -10,6 +10,7 @@ from nbagent.agent import Agent
 from nbagent.recipe import Recipe
 from nbagent.rollouts import CONCURRENCY
 from nbagent_training.branch_settings import Branch
+from nbagent_training.distill_settings import Distill
 from nbagent_training.failures import Failures
 from nbagent_training.loss_settings import Kernel, Lora, Loss
 from nbagent_training.scratch import Size
@@ -169,6 +170,7 @@ class TrainRecipe(Recipe):
     agent: Agent = Agent()
     warm_start: WarmStart = WarmStart()
     grpo: Grpo = Grpo()
+    distill: Distill = Distill()
     failures: Failures = Failures()
     """When too many rollouts fail on the host's side."""
     watch: Watch = Watch()
@@ -195,6 +197,15 @@ class TrainRecipe(Recipe):
             raise ValueError(
                 "grpo.from_run: other weights made the rollouts, which nothing here corrects; set "
                 'grpo.loss.old = "sampler", or a grpo.loss.correction'
+            )
+        if self.distill.teacher and (self.grpo.from_run or self.grpo.grouping != "trajectory"):
+            raise ValueError(
+                "distill.teacher: judges the tokens of fresh rollouts; leave grpo.from_run and grpo.grouping out"
+            )
+        if self.distill.teacher and (self.grpo.temperature != 1 or self.grpo.normalisation != "rollout_token_mean"):
+            raise ValueError(
+                "distill.teacher: compares log-probs at temperature 1, every rollout weighing the same; leave "
+                "grpo.temperature and grpo.normalisation out"
             )
         if self.grpo.from_run and self.grpo.grouping == "branch":
             raise ValueError("grpo.from_run: recorded rollouts are not branched; set another grouping")

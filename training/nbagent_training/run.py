@@ -36,6 +36,7 @@ from nbagent_training.branch_practice import BranchPractice
 from nbagent_training.curriculum import Curriculum
 from nbagent_training.dashboard import Dashboard
 from nbagent_training.demonstrations import Step, demonstrate, text_of_steps
+from nbagent_training.distill import open_teacher
 from nbagent_training.journal import Journal
 from nbagent_training.learn import learn
 from nbagent_training.lora import add_lora
@@ -322,6 +323,7 @@ class TrainingRun:
                     bf16=self.recipe.bf16,
                     journal=self._journal("grpo", board, ALARMS),
                     failures=self.recipe.failures,
+                    teacher=open_teacher(self.recipe.distill.teacher, tokenizer),
                 )
             if self.recipe.lora.rank:
                 model.save_pretrained(self._folder("adapter"))
