@@ -136,6 +136,15 @@ def test_equal_returns_have_no_variance_whatever_rounding_says(reward, n):
     assert (made.rows, made.stats["reward_std"]) == ([], 0.0)
 
 
+def test_a_call_without_an_advantage_stays_where_the_loss_has_more_than_advantages():
+    samples = groups({"x": [(1, 1.0), (1, 0.5), (1, 0.0)], "dead": [(1, 1.0), (1, 1.0)]})
+    assert len(batch(samples).rows) == 2
+    for loss in ({"kl_coef": 0.1}, {"entropy_coef": 0.1}):
+        kept = batch(samples, loss=loss)
+        assert [round(row.advantage, 2) for row in kept.rows] == [1.0, 0.0, -1.0]
+        assert total_weight(kept) == pytest.approx(1)
+
+
 def test_truncated_trajectories_count_but_may_be_masked():
     samples = rows("x", 0, 2, 1.0) + rows("x", 1, 4, 0.0, truncated=True)
     kept, masked = batch(samples), batch(samples, mask_truncated=True)

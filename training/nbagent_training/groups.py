@@ -101,14 +101,21 @@ def batch_of_trees(trees: Sequence[Tree], settings: Grpo) -> Batch:
     found = [(tree, ESTIMATORS[settings.grouping](tree, settings)) for tree in trees]
     live = [(tree, advantages) for tree, advantages in found if any(any(own.values()) for own in advantages)]
     weights = token_weights([tree for tree, _ in live], settings)
-    rows = [row for (tree, advantages), own in zip(live, weights, strict=True) for row in _rows(tree, advantages, own)]
+    # A divergence or an entropy bonus has a gradient without an advantage too.
+    bare = settings.loss.kl_coef > 0 or settings.loss.entropy_coef > 0
+    rows = [
+        row for (tree, advantages), own in zip(live, weights, strict=True) for row in _rows(tree, advantages, own, bare)
+    ]
     return Batch(
         rows, {**_stats(trees, [tree for tree, _ in live]), **_row_stats(rows), **_state_stats(trees, settings)}
     )
 
 
-def _rows(tree: Tree, advantages: Advantages, weights: Sequence[dict[Key, float]]) -> list[TrainingRow]:
-    """A row for each call that is in the loss; one that attempts share has their summed weight and mean advantage."""
+def _rows(tree: Tree, advantages: Advantages, weights: Sequence[dict[Key, float]], bare: bool) -> list[TrainingRow]:
+    """A row for each call in the loss; one that attempts share has their summed weight and their mean advantage.
+
+    `bare`: those whose advantage is 0 too.
+    """
     parts: dict[Key, list[tuple[float, float]]] = {}
     calls: dict[Key, list[StepSample]] = {}
     for leaf, own, weight in zip(tree.leaves, advantages, weights, strict=True):
@@ -126,7 +133,7 @@ def _rows(tree: Tree, advantages: Advantages, weights: Sequence[dict[Key, float]
             if len(own_parts) == 1
             else sum(weight * advantage for weight, advantage in own_parts) / (total or 1.0)
         )
-        if advantage == 0:
+        if not total or (advantage == 0 and not bare):
             continue
         made += [
             TrainingRow(r.prompt_ids, r.completion_ids, r.logprobs, advantage, total, r.version, r.kind) for r in rows

@@ -1,0 +1,113 @@
+"""Branched practice in real kernels with a scripted model: groups, rows, and what a killed run takes up again."""
+
+import json
+import random
+from dataclasses import dataclass
+
+import pytest
+
+from nbagent.env import EnvLimits
+from nbagent.models.base import SamplingParams
+from nbagent.models.scripted import ByteTokenizer, ScriptedModel
+from nbagent.rollout import RolloutSettings
+from nbagent.rollouts import Rollouts, RolloutSource
+from nbagent.runfolder import RunFolder
+from nbagent.tasks import Outcome, Task, Verdict
+from nbagent_training.branch_practice import BranchPractice
+from nbagent_training.branch_settings import Branch
+from nbagent_training.curriculum import Curriculum
+from nbagent_training.groups import batch_of
+from nbagent_training.recipe import Grpo
+
+SETTINGS = RolloutSettings(
+    sampling=SamplingParams(max_new_tokens=200), policy="full", action_format="fenced", limits=EnvLimits(max_steps=3)
+)
+
+
+@dataclass(frozen=True)
+class Equals:
+    key: str
+
+    def verify(self, answer):
+        return Verdict(Outcome.CORRECT if answer == self.key else Outcome.INCORRECT, "")
+
+
+class Guess(ScriptedModel):
+    """Runs a cell, then guesses 0 or 1 by the noise that the call has."""
+
+    def __init__(self):
+        super().__init__(lambda text: "", ByteTokenizer())
+
+    async def sample(self, prompt, params):
+        rng = random.Random(params.seed)
+        asked = "".join(part["text"] for m in prompt.messages for part in m["content"])
+        self._script = lambda text: (
+            f"<answer>{rng.randint(0, 1)}</answer>" if "made = " in asked else f"```python\nmade = {rng.random()}\n```"
+        )
+        return await super().sample(prompt, params)
+
+
+@pytest.fixture(scope="module")
+def rollouts():
+    with Rollouts() as rollouts:
+        yield rollouts
+
+
+def practice(rollouts, run, tmp_path, **branch):
+    capsule = tmp_path / "capsule"
+    capsule.mkdir(exist_ok=True)
+    tasks = [Task(f"t{i}", "0 or 1?", capsule, Equals("1"), family="f") for i in range(3)]
+    curriculum = Curriculum(run.path / "practice.json", tasks, seed=0, group_size=8)
+    return BranchPractice(curriculum, rollouts, Guess(), SETTINGS, run, Branch(**branch))
+
+
+def calls_in(run):
+    """Model calls as the logs hold them: none of them twice."""
+    lines = [json.loads(line) for path in run.rollouts.glob("*.jsonl") for line in path.read_text().splitlines()]
+    return sum(line["kind"] == "call" for line in lines)
+
+
+def test_groups_hold_roots_and_branches_and_each_call_is_a_row_once(rollouts, tmp_path):
+    run = RunFolder.create(tmp_path / "run", "")
+    source = practice(rollouts, run, tmp_path, probability=0.9)
+    assert isinstance(source, RolloutSource)
+    groups = source.next_groups(3, 0)
+    assert [len(group.trajectories) for group in groups] == [8, 8, 8]
+    for group in groups:
+        roots = [t for t in group.trajectories if t.start["parent"] is None]
+        assert len(roots) == 2
+    batch = batch_of(groups, Grpo(grouping="branch"))
+    assert batch.stats["branchings"] >= 3
+    assert batch.stats["model_calls"] == calls_in(run) == len(source.model.calls)
+    live = batch_of(groups, Grpo(grouping="branch", loss={"kl_coef": 0.1}))
+    dead = batch.stats["groups"] - batch.stats["groups_live"]
+    assert len(live.rows) == calls_in(run) or dead
+    assert sum(row.weight * len(row.completion_ids) for row in live.rows) == pytest.approx(1)
+
+
+def test_a_killed_run_reads_whole_trees_back_and_makes_torn_ones_anew(rollouts, tmp_path):
+    run = RunFolder.create(tmp_path / "run", "")
+    first = practice(rollouts, run, tmp_path, where="every")
+    groups = first.next_groups(3, 0)
+    rewards = [[t.reward for t in group.trajectories] for group in groups]
+    logs = {path.name: path.read_bytes() for path in run.rollouts.glob("*.jsonl")}
+    torn = next(name for name in sorted(logs) if "+0." in name)
+    path = run.rollouts / torn
+    path.write_bytes(b"".join(logs[torn].splitlines(True)[:2]))
+    again = practice(rollouts, run, tmp_path, where="every")
+    made = again.next_groups(3, 0)
+    assert [[t.reward for t in group.trajectories] for group in made] == rewards
+    root = torn.partition("+")[0]
+    for name, data in logs.items():
+        assert ((run.rollouts / name).read_bytes() == data) == (not name.startswith(root))
+    # Only that tree's: a root with three branches.
+    assert len(again.model.calls) == 4 * 2
+
+
+def test_a_root_has_its_own_share_of_calls_and_attempts(rollouts, tmp_path):
+    run = RunFolder.create(tmp_path / "run", "")
+    source = practice(rollouts, run, tmp_path, where="every", alternatives=2, roots=2, per_lineage=2, calls=20)
+    (group,) = source.next_groups(1, 0)
+    assert (source.rules.attempts, source.rules.calls) == (4, 10)
+    assert group.counts["model_calls"] <= 20
+    assert len(group.trajectories) <= 8
