@@ -90,6 +90,19 @@ def test_what_lost_weights_made_is_set_aside_and_counted(run):
     assert len(run.rollout_ids()) == 12
 
 
+def test_what_runs_ahead_in_this_life_is_not_set_aside(run):
+    first = Lineage(run)
+    for version in range(2):
+        played(run, first, version)
+        first.made(version, rows(version))
+    played(run, first, 2)
+    again = Lineage(run)
+    again.made(0, rows(0))
+    played(run, again, 2)
+    assert again.made(1, rows(1, tail=2.0)) == 0
+    assert len(run.rollout_ids()) == 12
+
+
 def test_a_move_that_was_cut_off_is_finished_in_the_next_life(run):
     first = Lineage(run)
     for version in range(2):

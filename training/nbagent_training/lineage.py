@@ -43,6 +43,7 @@ class Lineage:
     def __init__(self, run: RunFolder) -> None:
         self.read_back = 0
         self._run = run
+        self._played: set[str] = set()
         self._path = run.path / FILE
         self._names = {0: START}
         if self._path.exists():
@@ -69,6 +70,7 @@ class Lineage:
         Returns:
             Their trajectories, in the order of the jobs.
         """
+        self._played.update(name for _, name in jobs)
         found: dict[str, Trajectory] = {}
         for _, name in jobs:
             made = self._run.ended(name)
@@ -109,11 +111,12 @@ class Lineage:
         self._names = {v: known for v, known in self._names.items() if v < version} | {version: name}
 
     def _set_aside(self, version: int, name: str) -> int:
+        """All later rollouts but those that this life has begun already, where rollouts run ahead of the trainer."""
         folder = self._run.path / "stale" / name[:12]
         moved = 0
         for path in sorted(self._run.rollouts.glob(f"{PRACTICE}-*.jsonl")):
             number = path.stem.split("-")[1]
-            if number.isdigit() and int(number) >= version:
+            if number.isdigit() and int(number) >= version and path.stem.partition("+")[0] not in self._played:
                 folder.mkdir(parents=True, exist_ok=True)
                 path.rename(folder / path.name)
                 moved += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol
@@ -19,7 +20,7 @@ class Watch(Recipe):
     report_to: tuple[TrackerName, ...] = ()
     """Trackers; each is a package of its own and must be installed. TensorBoard's files lie in the run folder."""
     project: str = "nbagent"
-    """Project of `wandb` and `trackio`; the run's name is its folder's."""
+    """Project of `wandb` and `trackio`; the run's name there is its folder's, with a mark of when it began."""
 
 
 class Tracker(Protocol):
@@ -96,7 +97,9 @@ class _Service:
         from importlib import import_module
 
         self._module = import_module(package)
-        name = run.path.resolve().name
+        # Two run folders may have one name; when a run began tells them apart, and is the same when it is resumed.
+        mark = hashlib.sha256(str(run.description().get("created")).encode()).hexdigest()[:8]
+        name = f"{run.path.resolve().name}-{mark}"
         where = {"dir": str(run.path), "id": name} if package == "wandb" else {}
         self._module.init(project=project, name=name, config=dict(settings), resume="allow", **where)
 
