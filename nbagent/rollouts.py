@@ -6,6 +6,7 @@ import asyncio
 import resource
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -65,6 +66,7 @@ class Rollouts:
         self.concurrency = concurrency
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._calls: set[Future[Any]] = set()
         self._prompts: tuple[Model, tuple[int, bool], PromptBuilder] | None = None
 
     def __enter__(self) -> Rollouts:
@@ -114,6 +116,7 @@ class Rollouts:
             raise RuntimeError("use Rollouts in a with block")
         ended = threading.Event()
         future = asyncio.run_coroutine_threadsafe(_then(work, ended), self._loop)
+        self._calls.add(future)
         try:
             return future.result()
         except BaseException:
@@ -121,6 +124,13 @@ class Rollouts:
             if future.cancel() or future.cancelled():
                 ended.wait(CLOSE_S)
             raise
+        finally:
+            self._calls.discard(future)
+
+    def cancel(self) -> None:
+        """Cancel what other threads wait for in `call`, which raises concurrent.futures.CancelledError there."""
+        for future in list(self._calls):
+            future.cancel()
 
     def run(
         self,

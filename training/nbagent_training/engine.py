@@ -13,7 +13,11 @@ import torch
 from nbagent.models.hf import HFModel
 from nbagent.models.vllm import VLLMModel
 from nbagent.models.vllm_server import VLLMServer, find_interpreter
+from nbagent.rollouts import Rollouts
 from nbagent_training.sampler_settings import Sampler
+
+TrainedSampler = HFModel | VLLMModel
+"""A model that takes the trainer's weights by `refresh`."""
 
 FOLDER = "sampler"
 """In the run folder: weights on their way to the server, and its log."""
@@ -26,6 +30,7 @@ class Engine:
         self,
         settings: Sampler,
         place: Path,
+        rollouts: Rollouts,
         *,
         bf16: bool,
         starting: Callable[[str], AbstractContextManager[Any]],
@@ -35,20 +40,22 @@ class Engine:
         Args:
             settings: the recipe's table.
             place: the run folder.
+            rollouts: whose loop the sampler is asked on.
             bf16: sample in bfloat16.
             starting: shows that a server is being started.
 
         Raises:
             UsageError: vLLM is wanted and not there.
         """
-        self._settings, self._place, self._bf16, self._starting = settings, place / FOLDER, bf16, starting
+        self._settings, self._place, self._rollouts = settings, place / FOLDER, rollouts
+        self._bf16, self._starting = bf16, starting
         own = settings.engine == "vllm" and not settings.url
         self._interpreter = find_interpreter(settings.python) if own else None
         self._server: VLLMServer | None = None
         self._sampler: VLLMModel | None = None
         self._base = ""
 
-    def of(self, model: Any, tokenizer: Any, name: str) -> HFModel | VLLMModel:
+    def of(self, model: Any, tokenizer: Any, name: str) -> TrainedSampler:
         """A sampler of this model, which follows it by `refresh`; samplers made before are not used any more.
 
         Args:
@@ -100,9 +107,11 @@ class Engine:
 
     def close(self) -> None:
         """End the server, and remove the weights that it was given."""
-        if self._server is not None:
+        if self._sampler is not None:
+            self._rollouts.call(self._sampler.close())
+        elif self._server is not None:
             self._server.close()
-            self._server = None
+        self._server = None
         for weights in self._place.glob("weights-*"):
             shutil.rmtree(weights, ignore_errors=True)
         self._sampler = None

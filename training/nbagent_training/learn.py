@@ -8,26 +8,29 @@ from typing import Any
 
 import torch
 
-from nbagent.models.hf import HFModel
+from nbagent.rollouts import RolloutSource
 from nbagent_training.attention import use_own_attention
 from nbagent_training.checkpoints import last_whole_checkpoint, step_of
 from nbagent_training.distill import Teacher, distillation_batch
+from nbagent_training.engine import TrainedSampler
 from nbagent_training.errors import TooManyFailures
 from nbagent_training.failures import Failures, check_failures, count_failures
 from nbagent_training.groups import Batch, batch_of
 from nbagent_training.journal import Journal
 from nbagent_training.metrics import known
+from nbagent_training.overlap import Overlap
 from nbagent_training.practice import Practice
 from nbagent_training.recipe import Grpo
 from nbagent_training.recorded import Recorded
-from nbagent_training.rollout_stats import rollout_stats, staleness
+from nbagent_training.rollout_stats import rollout_stats
+from nbagent_training.rollout_stats import staleness as row_staleness
 from nbagent_training.trainer import StepGRPOTrainer, settings
 
 
 def learn(
     model: Any,
     tokenizer: Any,
-    sampler: HFModel,
+    sampler: TrainedSampler,
     practice: Practice | Recorded,
     recipe: Grpo,
     *,
@@ -37,10 +40,11 @@ def learn(
     journal: Journal,
     failures: Failures | None = None,
     teacher: Teacher | None = None,
+    staleness: int = 0,
 ) -> None:
     """Train `model` in place for `recipe.updates` updates, going on from the last checkpoint in `out`.
 
-    With a teacher, its log-probs are learned from and rewards are not.
+    With a teacher, its log-probs are learned from and rewards are not. Rollouts may run `staleness` updates ahead.
 
     Raises:
         KeyboardInterrupt: after a checkpoint was saved, where the weights were whole.
@@ -49,6 +53,9 @@ def learn(
     seconds = {"rollout_s": 0.0, "update_from": time.monotonic()}
     limits = failures or Failures()
     use_own_attention(model)
+    source: RolloutSource = practice
+    if staleness and isinstance(practice, Practice):
+        source = Overlap(practice, staleness=staleness, updates=recipe.updates, cancel=practice.rollouts.cancel)
 
     def make_batch(update: int) -> Batch:
         if not trainer.accelerator.is_main_process:
@@ -56,7 +63,7 @@ def learn(
             return Batch([], {})
         begin = time.monotonic()
         sampler.refresh(update)
-        groups = practice.next_groups(recipe.tasks_per_update, update)
+        groups = source.next_groups(recipe.tasks_per_update, update)
         counts = count_failures(groups)
         check_failures(journal.lines, counts, limits)
         batch = batch_of(groups, recipe) if teacher is None else distillation_batch(groups, teacher)
@@ -66,7 +73,7 @@ def learn(
             batch.stats.pop("reward", None)
         counts["read_back"] = float(practice.lineage.read_back)
         counts["stale"] = float(practice.lineage.made(update, batch.rows))
-        batch.stats.update({**counts, **observed, **staleness(batch, update)})
+        batch.stats.update({**counts, **observed, **row_staleness(batch, update)})
         seconds["rollout_s"] = time.monotonic() - begin
         seconds["update_from"] = time.monotonic()
         return batch
@@ -126,4 +133,7 @@ def learn(
         if trainer.accelerator.num_processes == 1:
             trainer.save_if_whole()
         raise
+    finally:
+        if isinstance(source, Overlap):
+            source.close()
     sampler.refresh(recipe.updates)

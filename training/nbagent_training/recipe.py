@@ -13,6 +13,7 @@ from nbagent_training.branch_settings import Branch
 from nbagent_training.distill_settings import Distill
 from nbagent_training.failures import Failures
 from nbagent_training.loss_settings import Kernel, Lora, Loss
+from nbagent_training.sampler_settings import Sampler
 from nbagent_training.scratch import Size
 from nbagent_training.trackers import Watch
 
@@ -171,6 +172,7 @@ class TrainRecipe(Recipe):
     warm_start: WarmStart = WarmStart()
     grpo: Grpo = Grpo()
     distill: Distill = Distill()
+    sampler: Sampler = Sampler()
     failures: Failures = Failures()
     """When too many rollouts fail on the host's side."""
     watch: Watch = Watch()
@@ -197,6 +199,14 @@ class TrainRecipe(Recipe):
             raise ValueError(
                 "grpo.from_run: other weights made the rollouts, which nothing here corrects; set "
                 'grpo.loss.old = "sampler", or a grpo.loss.correction'
+            )
+        if self.sampler.staleness and self.grpo.from_run:
+            raise ValueError("sampler.staleness: recorded rollouts are there already; leave it out")
+        uncorrected = self.grpo.loss.old == "trainer" and self.grpo.loss.correction == "none"
+        if self.sampler.staleness and (uncorrected or self.distill.teacher):
+            raise ValueError(
+                "sampler.staleness: rollouts that run ahead come from older weights; set grpo.loss.correction to "
+                '"truncate" or "mask", or grpo.loss.old = "sampler" (a distillation has neither)'
             )
         if self.distill.teacher and (self.grpo.from_run or self.grpo.grouping != "trajectory"):
             raise ValueError(

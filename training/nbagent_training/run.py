@@ -20,7 +20,8 @@ import torch
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from nbagent.models.hf import HFModel, load
+from nbagent.errors import UsageError
+from nbagent.models.hf import load
 from nbagent.prompts import PromptBuilder
 from nbagent.report import build_report
 from nbagent.rollout import RolloutSettings
@@ -30,13 +31,14 @@ from nbagent.score import Score, read_score
 from nbagent.score_run import run_score
 from nbagent.task_filter import TaskFilter, kept_filter
 from nbagent.tasks import Task, TaskSource, open_tasks
-from nbagent_context import policy
+from nbagent_context import BudgetTooSmall, policy
 from nbagent_training.alarms import ALARMS, Check
 from nbagent_training.branch_practice import BranchPractice
 from nbagent_training.curriculum import Curriculum
 from nbagent_training.dashboard import Dashboard
 from nbagent_training.demonstrations import Step, demonstrate, text_of_steps
 from nbagent_training.distill import open_teacher
+from nbagent_training.engine import Engine, TrainedSampler
 from nbagent_training.journal import Journal
 from nbagent_training.learn import learn
 from nbagent_training.lora import add_lora
@@ -61,6 +63,7 @@ class TrainingRun:
     console: Console
     stages: Stages = field(init=False)
     rollouts: Rollouts = field(init=False)
+    engine: Engine = field(init=False)
     trackers: list[Tracker] = field(default_factory=list)
     heldout: list[Task] = field(default_factory=list)
     filter: TaskFilter | None = None
@@ -88,6 +91,8 @@ class TrainingRun:
         begin = time.monotonic()
         with MemoryWatch() as memory, Rollouts(recipe.concurrency) as rollouts, ExitStack() as stack:
             self.rollouts = rollouts
+            self.engine = Engine(recipe.sampler, self.run.path, rollouts, bf16=recipe.bf16, starting=self.stages.stage)
+            stack.callback(self.engine.close)
             self.trackers = open_trackers(recipe.watch, self.run, recipe.model_dump(mode="json"))
             for tracker in self.trackers:
                 stack.callback(tracker.close)
@@ -136,15 +141,6 @@ class TrainingRun:
     def _settings(self, temperature: float) -> RolloutSettings:
         return self.recipe.agent.rollouts(temperature, self.recipe.seed)
 
-    def _wrap(self, model: Any, tokenizer: Any, name: str) -> HFModel:
-        return HFModel(
-            model,
-            tokenizer,
-            name,
-            sampling_dtype=torch.bfloat16 if self.recipe.bf16 else None,
-            lockstep=torch.get_num_threads() == 1,
-        )
-
     def _score(self, stage: str, model: Any, tokenizer: Any, greedy: bool) -> None:
         if not self.heldout:
             return
@@ -172,7 +168,7 @@ class TrainingRun:
         settings = self._settings(temperature)
         return run_score(
             self.heldout,
-            self._wrap(model, tokenizer, str(self.run.checkpoints / name.rsplit("_", 1)[0])),
+            self.engine.of(model, tokenizer, str(self.run.checkpoints / name.rsplit("_", 1)[0])),
             settings,
             self.run,
             name=name,
@@ -181,13 +177,16 @@ class TrainingRun:
             rollouts=self.rollouts,
         )
 
-    def _demonstrations(self) -> list[list[Step]]:
+    def _demonstrations(self, prompts: PromptBuilder | None = None) -> list[list[Step]]:
+        """Their steps as `prompts` will show them; with room for everything while there is no tokenizer yet."""
         tasks = self._tasks("demonstrations", self.recipe.tasks.demonstrations, self.recipe.tasks.n_demonstrations, 0)
         chosen = policy(self.recipe.agent.policy, **self.recipe.agent.policy_options)
-        # Windows are made before there is a tokenizer, so the budget is that of the characters' bound.
-        roomy = PromptBuilder(None, 1 << 30, 0)
+        prompts = prompts or PromptBuilder(None, 1 << 30, 0)
         limits = self.recipe.agent.limits()
-        return [demonstrate(task, self.recipe.agent.action_format, chosen, roomy, limits) for task in tasks]
+        try:
+            return [demonstrate(task, self.recipe.agent.action_format, chosen, prompts, limits) for task in tasks]
+        except BudgetTooSmall as error:
+            raise UsageError(f"a demonstration does not fit: {error}") from error
 
     def _folder(self, name: str) -> Path:
         return self.run.checkpoints / name
@@ -227,7 +226,7 @@ class TrainingRun:
                 self._untrained()
             model, tokenizer = self._start()
             prompts = PromptBuilder(tokenizer, model.config.max_position_embeddings, self.recipe.agent.max_new_tokens)
-            rows = self._own_rows(tokenizer) or [self._row(steps, prompts) for steps in self._demonstrations()]
+            rows = self._own_rows(tokenizer) or [self._row(steps, prompts) for steps in self._demonstrations(prompts)]
             part = self._folder("sft")
             with self.stages.timed("warm start"), Dashboard(self.console, "warm start", settings.steps) as board:
                 warm_start(
@@ -289,7 +288,7 @@ class TrainingRun:
         )
         return source
 
-    def _practice(self, tasks: list[Task], sampler: HFModel) -> Practice:
+    def _practice(self, tasks: list[Task], sampler: TrainedSampler) -> Practice:
         settings = self.recipe.grpo
         curriculum = Curriculum(
             self.run.path / "practice.json",
@@ -308,8 +307,8 @@ class TrainingRun:
         settings = self.recipe.grpo
         if settings.updates and not self._folder("final").exists():
             model, tokenizer = self._load("warm") if self.recipe.warm_start.steps else self._start()
-            sampler = self._wrap(model, tokenizer, "grpo")
             model = add_lora(model, self.recipe.lora)
+            sampler = self.engine.of(model, tokenizer, "grpo")
             with self.stages.timed("grpo"), Dashboard(self.console, "grpo", settings.updates) as board:
                 practice = self._recorded(tokenizer) if settings.from_run else self._practice(tasks, sampler)
                 learn(
@@ -323,6 +322,7 @@ class TrainingRun:
                     bf16=self.recipe.bf16,
                     journal=self._journal("grpo", board, ALARMS),
                     failures=self.recipe.failures,
+                    staleness=self.recipe.sampler.staleness,
                     teacher=open_teacher(self.recipe.distill.teacher, tokenizer),
                 )
             if self.recipe.lora.rank:
