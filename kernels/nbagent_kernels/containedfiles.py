@@ -26,6 +26,11 @@ def answer(sock: socket.socket) -> None:
     frames = Frames(sock)
     try:
         request = frames.hear()
+        if request["verb"] == "connect":
+            from .containedkernel import connect
+
+            connect(sock, request)
+            return
         VERBS[request["verb"]](frames, request)
     except Exception as error:
         frames.say(error_frame(error))
@@ -91,6 +96,13 @@ def remove(frames: Any, request: dict[str, Any]) -> None:
     frames.say({"kind": "done"})
 
 
+def kernelspecs(frames: Any, request: dict[str, Any]) -> None:
+    """Kernels that are installed here."""
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    frames.say({"kind": "done", "specs": KernelSpecManager().get_all_specs()})
+
+
 def files(request: dict[str, Any]) -> Any:
     """The file verbs on a session's working directory."""
     from nbagent_kernels.files import Files
@@ -100,4 +112,12 @@ def files(request: dict[str, Any]) -> Any:
     return Files(work, os.open(work, FOLDER), [Path(path) for path in request["shared"]])
 
 
-VERBS = {"make": make, "list": list_folder, "read": read, "export": export, "copy": copy, "remove": remove}
+VERBS = {
+    "make": make,
+    "list": list_folder,
+    "read": read,
+    "export": export,
+    "copy": copy,
+    "remove": remove,
+    "kernelspecs": kernelspecs,
+}

@@ -79,6 +79,25 @@ class Frames:
             raise error_of(message)
         return message
 
+    def sockets(self, count: int) -> list[socket.socket]:
+        """Connected stream sockets that come with one byte."""
+        _, fds, _, _ = socket.recv_fds(self._sock, 1, count, socket.MSG_CMSG_CLOEXEC)
+        socks: list[socket.socket] = []
+        try:
+            for fd in fds:
+                socks.append(socket.socket(fileno=fd))
+            if len(socks) != count or any((s.family, s.type) != (socket.AF_UNIX, socket.SOCK_STREAM) for s in socks):
+                raise OSError(errno.EPROTO, "not the sockets that were asked for")
+            for sock in socks:
+                sock.setblocking(False)
+        except OSError:
+            for fd in fds[len(socks) :]:
+                os.close(fd)
+            for sock in socks:
+                sock.close()
+            raise
+        return socks
+
     def _exactly(self, size: int) -> bytes:
         content = bytearray()
         while len(content) < size:

@@ -8,7 +8,7 @@ import itertools
 import json
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from nbagent_kernels.branching import branch_kernel
 from nbagent_kernels.environment import rlimits
@@ -44,6 +44,24 @@ RUN = "import sys; __file__ = sys.argv.pop(1); exec(compile(open(__file__).read(
 _ids = itertools.count(1)
 
 
+class Heard(Protocol):
+    """A wire, as the server's word on its kernel comes in."""
+
+    dead: asyncio.Future[str]
+
+    def forked(self, pid: int) -> None:
+        """Its process is there."""
+        ...
+
+    def passed_on(self) -> None:
+        """A signal has been sent."""
+        ...
+
+    def ended(self, word: Mapping[str, Any]) -> None:
+        """It is gone."""
+        ...
+
+
 class ForkServer:
     """One fork server, wherever its process runs.
 
@@ -53,7 +71,7 @@ class ForkServer:
 
     def __init__(self, control: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
-        self._wires: dict[int, ForkedWire] = {}
+        self._wires: dict[int, Heard] = {}
         self._ready: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
         self.ended = False
         """True when no more kernels can come from it."""
@@ -103,10 +121,20 @@ class ForkServer:
 
     def wire(self, sock: socket.socket, spec: SessionSpec, workspace: Workspace) -> ForkedWire:
         """A wire that hears from the server of its kernel's end."""
-        wire = ForkedWire(next(_ids), sock, spec, workspace, self.order, functools.partial(branch_kernel, self))
-        self._wires[wire.id] = wire
-        wire.dead.add_done_callback(lambda _: self._wires.pop(wire.id, None))
+        number = next(_ids)
+        wire = ForkedWire(number, sock, spec, workspace, self.order, functools.partial(branch_kernel, self))
+        self._expect(number, wire)
         return wire
+
+    def expect(self, wire: Heard) -> int:
+        """The id of a kernel to come; its wire hears from the server of its end."""
+        number = next(_ids)
+        self._expect(number, wire)
+        return number
+
+    def _expect(self, number: int, wire: Heard) -> None:
+        self._wires[number] = wire
+        wire.dead.add_done_callback(lambda _: self._wires.pop(number, None))
 
     async def send(self, request: Mapping[str, Any], fds: Sequence[int]) -> None:
         """Send a request with descriptors. Raises KernelStartError."""

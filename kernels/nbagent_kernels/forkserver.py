@@ -7,6 +7,7 @@ Standard library and ipykernel only, run by the kernel's own interpreter, with t
 CONTROL is a descriptor, or the path of a socket to connect to. The socket (SOCK_SEQPACKET, one JSON object per packet)
 takes
     {"op": "fork", "id", "tag", "cwd", "env", "seed", "rlimits", "largest"}   with the kernel's end of a stream pair
+    {"op": "spawn", "id", "tag", "argv", "folder", "connection", "cwd", "env", "keep", "rlimits"}   a kernel's program
     {"op": "signal", "id", "signal"}                               to the kernel's process group
     {"op": "drop", "id"}                                           kills the kernel's group
     {"op": "adopt", "id", "tag", "pid", "of"}                      takes on the branch that kernel `of` has forked
@@ -110,6 +111,9 @@ class Server:
         if request["op"] == "fork":
             self.fork(request, socket.socket(fileno=fds[0]))
             return
+        if request["op"] == "spawn":
+            self.spawn(request)
+            return
         if request["op"] == "files":
             self.answer_files(socket.socket(fileno=fds[0]))
             return
@@ -169,6 +173,24 @@ class Server:
                 load_beside("containedfiles").answer(sock)
             finally:
                 os._exit(0)
+
+    def spawn(self, request: dict[str, Any]) -> None:
+        """Start a kernel that is a program of its own; the child becomes it."""
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self.tell({"op": "failed", "id": request["id"], "why": f"fork: {error}"})
+            return
+        if pid:
+            self.kernels[pid] = request["id"], request["tag"]
+            self.tell({"op": "forked", "id": request["id"], "pid": pid})
+            return
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            load_beside("containedkernel").become_program(request)
+        finally:
+            os._exit(127)
 
     def adopt(self, request: dict[str, Any]) -> None:
         """Count a kernel's branch among the kernels and end the process between, which makes it a child of this one."""

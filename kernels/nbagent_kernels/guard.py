@@ -47,11 +47,14 @@ for pid in kernels:
     except OSError:
         pass
 wanted = {f"{tag}={name}".encode() for name in kernels.values()}
+# Session numbers are unique in one host process; its folder tells it from the others.
+home = f"HOME={root}/".encode()
 for entry in os.listdir("/proc") if wanted else ():
     if entry.isdigit():
         try:
             with open(f"/proc/{entry}/environ", "rb") as environ:
-                if wanted & set(environ.read().split(b"\0")):
+                variables = environ.read().split(b"\0")
+                if wanted & set(variables) and any(variable.startswith(home) for variable in variables):
                     os.kill(int(entry), signal.SIGKILL)
         except OSError:
             pass

@@ -27,6 +27,7 @@ EVERY = (
             not R_IS_HERE, reason="no R kernel; Debian, Ubuntu: apt install r-base-core r-cran-irkernel"
         ),
     ),
+    pytest.param("docker-R", marks=(pytest.mark.slow, pytest.mark.docker)),
 )
 """Every backend, with the language after a hyphen where it is not Python."""
 

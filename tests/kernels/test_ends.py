@@ -13,6 +13,7 @@ import pytest
 from kernel_probes import alive
 
 from nbagent_kernels import cgroups, workspace
+from nbagent_kernels.environment import TAG
 
 HOST = """
 import asyncio, sys
@@ -55,6 +56,8 @@ def test_a_host_that_ends_takes_everything_along(number, doing):
     children = [int(pid) for pid in Path(f"/proc/{host.pid}/task/{host.pid}/children").read_text().split()]
     time.sleep(0.3)
     assert all(alive(pid) for pid in pids)
+    # Numbers of sessions are each host's own: this is the first or second session of another one.
+    others = [subprocess.Popen(["sleep", "1000"], env={**os.environ, TAG: str(tag)}) for tag in (1, 2)]
     host.send_signal(number)
     host.wait(20)
     host.stdout.close()
@@ -64,6 +67,10 @@ def test_a_host_that_ends_takes_everything_along(number, doing):
         time.sleep(0.05)
     assert not [pid for pid in pids + children if alive(pid)]
     assert not root.exists()
+    for other in others:
+        assert other.poll() is None
+        other.kill()
+        other.wait()
 
 
 def test_folders_of_dead_processes_are_removed_by_the_next(tmp_path, monkeypatch):
