@@ -6,7 +6,9 @@ its owner has certainly ended; a container without these labels is never looked 
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import threading
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +20,7 @@ from nbagent_kernels.container import (
     RUN_LABEL,
     SANDBOX_LABEL,
     client,
+    disconnect,
     engine_errors,
     machine,
     remove_container,
@@ -30,7 +33,7 @@ Owner = Literal["ended", "alive", "unknown"]
 """`unknown`: a process of another machine, another boot or another pid namespace."""
 
 _log = logging.getLogger(__name__)
-_cleared = threading.Event()
+_clearing = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +78,14 @@ def clear() -> int:
 
 
 def clear_in_background() -> None:
-    """Clear once in the life of this process, without keeping anybody waiting; a failure is logged."""
-    if not _cleared.is_set():
-        _cleared.set()
+    """Clear once in the life of this process, without keeping anybody waiting; a failure is logged.
+
+    At this process's end its own containers go too, those of sessions that nobody closed.
+    """
+    global _clearing
+    if _clearing != os.getpid():
+        _clearing = os.getpid()
+        atexit.register(_clear_own, _clearing)
         threading.Thread(target=_clear, name="nbagent-leftovers", daemon=True).start()
 
 
@@ -87,6 +95,18 @@ def _clear() -> None:
             _log.info("removed %d containers and folders that killed programs had left", removed)
     except KernelError as error:
         _log.warning("what killed programs left could not be removed: %s", error)
+
+
+def _clear_own(pid: int) -> None:
+    if os.getpid() == pid:
+        try:
+            for one in containers():
+                if one.pid == pid and one.owner == "alive":
+                    remove_container(one.id)
+        except KernelError as error:
+            _log.warning("this program's sandboxes could not be removed: %s", error)
+        finally:
+            disconnect()
 
 
 def _owner(labels: dict[str, str]) -> Owner:

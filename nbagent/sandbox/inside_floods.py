@@ -90,7 +90,7 @@ def memory_shared_out(most: int) -> str:
             os._exit(1)
     os.close(ends[1])
     ready, until = 0, time.monotonic() + 20
-    while ready < len(children) and time.monotonic() < until and any(map(alive, children)):
+    while ready < sum(map(alive, children)) and time.monotonic() < until:
         if select.select([ends[0]], [], [], 0.1)[0]:
             ready += len(os.read(ends[0], 100))
     lived = sum(map(alive, children))
