@@ -1,7 +1,9 @@
 """A process that lives a training run again and again: it imports the heavy libraries once and forks for each life.
 
 Every line on its stdin is a life, `{"recipe": ..., "out": ..., "death": [place, number]}`: the run begins or goes on,
-and sends itself SIGKILL at the numbered visit of the place. Answers with the exit status; -9 is a kill.
+and sends itself SIGKILL at the numbered visit of the place. Answers with the exit status; -9 is a kill. What the
+command line would say goes to said.txt beside the recipe. Two places are no deaths: `sigterm` at a call, and `server`,
+where no call is answered from an update on.
 """
 
 import json
@@ -15,6 +17,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from nbagent import rollout
+from nbagent.cli_errors import ending
+from nbagent.models.hf import HFModel
 from nbagent.recipe import load_recipe
 from nbagent.runfolder import RunFolder
 from nbagent.trajectory import Recorder
@@ -46,62 +51,87 @@ def teach(folder):
         optimizer.zero_grad()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return 0
 
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+def visit(owner, name, act, number=1, only=lambda *args: True):
+    """Have `act` done before the numbered call of a method."""
+    original, visits = getattr(owner, name), iter(range(1, 1 << 30))
+
+    def visited(*args, **kwargs):
+        if only(*args) and next(visits) == number:
+            act(*args, **kwargs)
+        return original(*args, **kwargs)
+
+    setattr(owner, name, visited)
 
 
 def arm(place, number):
-    """Have this process die at the numbered visit of a place; half-written files are left as they are."""
-    visits = iter(range(1, 1 << 30))
+    """Have this process end at the numbered visit of a place; half-written files are left as they are."""
 
-    def before(owner, name, last_act):
-        original = getattr(owner, name)
-
-        def visited(*args, **kwargs):
-            if last_act_applies(*args, **kwargs) and next(visits) == number:
-                last_act(*args, **kwargs)
-                die()
-            return original(*args, **kwargs)
-
-        def last_act_applies(*args, **kwargs):
-            return place != "call" or args[1:2] == ("call",)
-
-        setattr(owner, name, visited)
+    def die(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def half_an_event(recorder, kind, **fields):
         os.write(recorder._file, b'{"v":1,"t":0.1,"kind":"call","st')
+        die()
 
     def half_a_line(folder, metrics):
         with folder.metrics.open("a") as file:
             file.write('{"phase": "grpo", "st')
+        die()
 
     def half_a_file(value, path, *more, **options):
         Path(path).write_bytes(b"PK\x03\x04 half")
+        die()
 
     def half_a_folder(training, name, model, tokenizer):
         model.save_pretrained(training._folder(f"{name}.part"))
+        die()
 
-    def nothing(*args, **kwargs):
-        pass
+    def terminate(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    places = {
-        "call": (Recorder, "record", half_an_event),
-        "update": (torch.optim.AdamW, "step", nothing),
-        "metrics": (RunFolder, "log_metrics", half_a_line),
-        "checkpoint": (torch, "save", half_a_file),
-        "final": (run.TrainingRun, "_save", half_a_folder),
-    }
-    before(*places[place])
+    def refuse(model, batch):
+        raise ConnectionError("the server is gone")
+
+    def is_call(recorder, kind):
+        return kind == "call"
+
+    if place == "call":
+        visit(Recorder, "record", half_an_event, number, is_call)
+    elif place == "sigterm":
+        visit(Recorder, "record", terminate, number, is_call)
+    elif place == "update":
+        visit(torch.optim.AdamW, "step", die, number)
+    elif place == "metrics":
+        visit(RunFolder, "log_metrics", half_a_line, number)
+    elif place == "checkpoint":
+        visit(torch, "save", half_a_file, number)
+    elif place == "final":
+        visit(run.TrainingRun, "_save", half_a_folder, number)
+    elif place == "server":
+        rollout.RETRY_S = 0.01
+        original = HFModel._run
+        HFModel._run = lambda model, batch: (refuse if model.version >= number else original)(model, batch)
 
 
 def live(life):
     out = Path(life["out"])
     if death := life.get("death"):
         arm(*death)
-    with (out.parent / "said.txt").open("a") as said:
-        commands._run(load_recipe(Path(life["recipe"]), TrainRecipe), out, out.exists(), Console(file=said))
+    with (Path(life["recipe"]).parent / "said.txt").open("a") as said:
+        try:
+            commands._run(
+                load_recipe(Path(life["recipe"]), TrainRecipe), out, out.exists(), Console(file=said, width=500)
+            )
+        except BaseException as error:
+            end = ending(error)
+            if end is None:
+                raise
+            said.write(f"nbagent: {end.line}\n")
+            return end.status
+    return 0
 
 
 def main():
@@ -112,8 +142,7 @@ def main():
         if not child:
             status = 1
             try:
-                teach(Path(life["teach"])) if "teach" in life else live(life)
-                status = 0
+                status = teach(Path(life["teach"])) if "teach" in life else live(life)
             except BaseException:
                 traceback.print_exc()
             finally:

@@ -51,13 +51,18 @@ def test_failures_are_counted_by_class():
 
 def test_a_broken_host_stops_the_run_with_one_line():
     with pytest.raises(TooManyFailures) as raised:
-        check_failures([update(0), update(0)], update(8, worst="model"), Failures())
+        check_failures([update(0), update(0)], update(7, worst="model"), Failures())
     words = str(raised.value)
-    assert "8 of the 24 rollouts of the last 3 updates" in words
+    assert "7 of 24 rollouts (updates: the last 3)" in words
     assert "`model`" in words
     assert "server" in words
     assert "\n" not in words
     assert str(pickle.loads(pickle.dumps(raised.value))) == words
+
+
+def test_an_update_of_which_nothing_is_left_stops_the_run_by_itself():
+    with pytest.raises(TooManyFailures, match="8 of 8 rollouts"):
+        check_failures([update(0)] * 10, update(8), Failures())
 
 
 def test_a_few_failures_do_not():

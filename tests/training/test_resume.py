@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from nbagent.runfolder import RunFolder
+from nbagent.tasks import Outcome
+from nbagent_training.checkpoints import is_whole
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +40,11 @@ curriculum = "uncertain"
 """
 SPENT = {"rollout_s", "train_s", "tokens_per_s", "train_tokens_per_s", "read_back"}
 """Metrics that say how a run went, not what it learned."""
+
+
+def said(home):
+    """The last line of the newest life."""
+    return (home / "said.txt").read_text().splitlines()[-1]
 
 
 class Lives:
@@ -105,6 +112,15 @@ def test_the_run_that_is_compared_with_learns(whole):
     assert any(line["grad_norm"] > 0 for line in lines)
 
 
+def same(name, home, live, whole):
+    """The run is ended, and equals the one that was left alone."""
+    assert live(name) == 0
+    run = RunFolder(home / name)
+    for got, wanted in zip(learned(run), learned(whole), strict=True):
+        assert got == wanted
+    return run
+
+
 def test_killed_at_every_kind_of_place_it_learns_the_same(home, live, whole):
     deaths = [
         ("call", 5),  # amid the first rollouts
@@ -116,17 +132,49 @@ def test_killed_at_every_kind_of_place_it_learns_the_same(home, live, whole):
     ]
     for death in deaths:
         assert live("killed", *death) == -9, death
-    run = RunFolder(home / "killed")
-    assert live("killed") == 0
-    for got, wanted in zip(learned(run), learned(whole), strict=True):
-        assert got == wanted
+    run = same("killed", home, live, whole)
     assert not (run.path / "stale").exists()
     begun = [line for path in run.rollouts.glob("*.jsonl") for line in path.read_text().splitlines()]
     assert sum('"kind":"start"' in line for line in begun) == 5 * 8 + 2  # only the two that were cut off, made again
 
 
+def test_sigterm_saves_like_ctrl_c(home, live, whole):
+    assert live("ended", "sigterm", 25) == 130
+    assert "interrupted; what is done is saved in" in said(home)
+    updates = len(RunFolder(home / "ended").read_metrics())
+    assert is_whole(home / "ended" / "checkpoints" / "grpo" / f"checkpoint-{updates}")
+    same("ended", home, live, whole)
+
+
+def test_a_server_that_is_gone_stops_the_run_which_goes_on_once_it_is_back(home, live, whole):
+    assert live("failed", "server", 3) == 2
+    words = said(home)
+    assert "8 of 8 rollouts (updates: the last 1) failed for a cause on the host's side" in words
+    assert "`model`" in words
+    assert "--resume goes on" in words
+    kept = RunFolder(home / "failed")
+    failed = [t for t in kept.trajectories() if t.outcome is Outcome.INFRASTRUCTURE]
+    assert failed
+    assert all(t.start["attempt"] == 2 and t.reward is None for t in failed)
+    same("failed", home, live, whole)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_disk_that_is_full_stops_the_run_which_goes_on_once_it_has_room(home, live, whole):
+    disk = home / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(disk)], check=True)
+    try:
+        assert live("disk/run") == 2
+        assert "free some space" in said(home)
+        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        same("disk/run", home, live, whole)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
 def test_a_finished_run_says_so(home, live, whole):
     before = sorted(path.stat().st_mtime_ns for path in whole.path.rglob("*"))
     assert live("whole") == 0
-    assert "this run is finished" in (home / "said.txt").read_text()
+    assert "this run is finished" in said(home)
     assert sorted(path.stat().st_mtime_ns for path in whole.path.rglob("*")) == before

@@ -59,8 +59,8 @@ def count_failures(groups: Sequence[Group]) -> dict[str, float]:
 def check_failures(history: Sequence[Mapping[str, Any]], newest: Mapping[str, float], settings: Failures) -> None:
     """Stop a run whose host is broken.
 
-    The share is taken over the newest update and up to `window` - 1 before it. None of those before it passed the
-    limit, so a run that is resumed on a mended host goes on.
+    The share is taken over the newest update and up to `window` - 1 before it, but an update of which nothing is left
+    stops the run by itself. None of those before it passed the limit, so a run that is resumed on a mended host goes on.
 
     Args:
         history: metrics of the updates before, oldest first.
@@ -70,13 +70,14 @@ def check_failures(history: Sequence[Mapping[str, Any]], newest: Mapping[str, fl
     Raises:
         TooManyFailures: the share passes the limit; says of which class most are and what to do.
     """
-    last = [*history[max(0, len(history) - settings.window + 1) :], newest]
+    all_failed = 0 < newest["attempts"] <= newest["infrastructure"]
+    last = [newest] if all_failed else [*history[max(0, len(history) - settings.window + 1) :], newest]
     attempts = sum(line.get("attempts", 0.0) for line in last)
     failed = sum(line.get("infrastructure", 0.0) for line in last)
-    if not failed or failed <= settings.limit * attempts:
+    if failed <= settings.limit * attempts and not all_failed:
         return
     worst = max(ADVICE, key=lambda name: sum(line.get(f"failures_{name}", 0.0) for line in last))
     raise TooManyFailures(
-        f"{failed:.0f} of the {attempts:.0f} rollouts of the last {len(last)} updates failed for a cause on the host's "
-        f"side, most of class `{worst}` (failures.limit: {settings.limit:.0%}); {ADVICE[worst]}"
+        f"{failed:.0f} of {attempts:.0f} rollouts (updates: the last {len(last)}) failed for a cause on the host's side, "
+        f"most of class `{worst}` (failures.limit: {settings.limit:.0%}); {ADVICE[worst]}"
     )
