@@ -59,8 +59,8 @@ def count_failures(groups: Sequence[Group]) -> dict[str, float]:
 def check_failures(history: Sequence[Mapping[str, Any]], newest: Mapping[str, float], settings: Failures) -> None:
     """Stop a run whose host is broken.
 
-    The share is taken over the newest update and up to `window` - 1 before it, but an update of which nothing is left
-    stops the run by itself. None of those before it passed the limit, so a run that is resumed on a mended host goes on.
+    The share is taken over the newest update and up to `window` - 1 before it; an update of which nothing is left stops
+    the run by itself. None of those before passed the limit, so a run that is resumed on a mended host goes on.
 
     Args:
         history: metrics of the updates before, oldest first.
@@ -78,6 +78,6 @@ def check_failures(history: Sequence[Mapping[str, Any]], newest: Mapping[str, fl
         return
     worst = max(ADVICE, key=lambda name: sum(line.get(f"failures_{name}", 0.0) for line in last))
     raise TooManyFailures(
-        f"{failed:.0f} of {attempts:.0f} rollouts (updates: the last {len(last)}) failed for a cause on the host's side, "
-        f"most of class `{worst}` (failures.limit: {settings.limit:.0%}); {ADVICE[worst]}"
+        f"{failed:.0f} of {attempts:.0f} rollouts (updates: the last {len(last)}) failed for a cause on the host's "
+        f"side, most of class `{worst}` (failures.limit: {settings.limit:.0%}); {ADVICE[worst]}"
     )
