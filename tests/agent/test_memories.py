@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from nbagent import rollout
-from nbagent.attempt import noise_seed
+from nbagent.attempt import Attempt, noise_seed
+from nbagent.branches import Branches, BranchRules
 from nbagent.env import EnvLimits
 from nbagent.errors import UsageError
 from nbagent.models.base import SamplingParams
@@ -122,3 +123,19 @@ def test_model_calls_are_bounded_by_two_a_step(rollouts, task, forgetful):
     made = rollouts.call(roll(task, "r", model, settings))
     assert made.truncated
     assert len(model.calls) == 5 + 2
+
+
+def test_a_branch_begins_after_the_memory_for_its_step(rollouts, task, tmp_path, forgetful, monkeypatch):
+    forgetful()
+    monkeypatch.setattr(Attempt, "chance", lambda self, what: 0.0 if self.step == 2 else 0.99)
+    run = RunFolder.create(tmp_path / "run", "seed = 0\n")
+    model = ScriptedModel([PRINT, PRINT, "four", SUBMIT, SUBMIT], ByteTokenizer())
+    branches = Branches(BranchRules("random", alternatives=2, attempts=2, calls=100))
+    made = rollouts.call(roll(task, "r", model, SETTINGS, run, branches=branches))
+    (other,) = branches.trajectories
+    assert other.rollout_id == "r+2.0"
+    rows = samples(made), samples(run.load("r+2.0"))
+    assert [[row.kind for row in own] for own in rows] == [["action", "action", "summary", "action"]] * 2
+    assert [row.origin for row in rows[1]] == ["r", "r", "r", "r+2.0"]
+    assert rows[0][3].prompt_ids == rows[1][3].prompt_ids
+    assert problems(run.rollout_path("r+2.0")) == []
