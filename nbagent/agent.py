@@ -9,6 +9,7 @@ from pydantic import Field
 
 from nbagent.env import EnvLimits
 from nbagent.models.base import SamplingParams
+from nbagent.models.opening import model_folder
 from nbagent.recipe import Recipe, load_recipe, write_recipe
 from nbagent.rollout import RolloutSettings
 
@@ -68,5 +69,6 @@ def agent_beside(model: str) -> Agent:
     Raises:
         RecipeError: the file there is damaged.
     """
-    path = Path(model) / FILE
-    return load_recipe(path, Agent) if path.is_file() else Agent()
+    folder = model_folder(model)
+    path = folder / FILE if folder is not None else None
+    return load_recipe(path, Agent) if path is not None and path.is_file() else Agent()

@@ -23,7 +23,9 @@ class ActionFormatName(StrEnum):
 
 AGENT, SAMPLING, ENDPOINT = "How the agent acts", "Sampling", "With an openai: model"
 
-ModelName = Annotated[str, typer.Option("--model", help="A folder of a Hugging Face causal LM, or openai:URL#MODEL.")]
+ModelName = Annotated[
+    str, typer.Option("--model", help="A folder of a Hugging Face causal LM, vllm:FOLDER, or openai:URL#MODEL.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Run folder to make.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many tasks.")]
 Backend = Annotated[

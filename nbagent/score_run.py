@@ -45,7 +45,7 @@ class ScoreRecipe(Recipe):
     tasks: str
     """Location of the task set."""
     model: str
-    """A model folder, or `openai:URL#MODEL`."""
+    """A model folder, `vllm:FOLDER`, or `openai:URL#MODEL`."""
     n: int = Field(1, ge=1)
     """Attempts per task; for the same number of attempts, more tasks tell more than more attempts."""
     limit: int | None = None

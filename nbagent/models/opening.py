@@ -1,4 +1,4 @@
-"""Open a model by its name: a local folder, or `openai:URL#MODEL`. Heavy imports come late."""
+"""Open a model by its name: a local folder, `vllm:FOLDER`, or `openai:URL#MODEL`. Heavy imports come late."""
 
 from __future__ import annotations
 
@@ -10,25 +10,37 @@ from typing import Any
 from nbagent.errors import ModelFolderError, UsageError
 from nbagent.models.base import Model
 
-REMOTE = "openai:"
+REMOTE, SERVED = "openai:", "vllm:"
 
 
 def is_remote(spec: str) -> bool:
-    """True where the model is asked over HTTP."""
+    """True where the model is a chat endpoint, which has its own tokenizer and price."""
     return spec.startswith(REMOTE)
+
+
+def model_folder(spec: str) -> Path | None:
+    """The local folder that `spec` names, if any."""
+    if is_remote(spec):
+        return None
+    place = spec.removeprefix(SERVED)
+    if "://" in place:
+        place = place.partition("#")[2]
+    return Path(place) if place else None
 
 
 def open_model(spec: str, **settings: Any) -> Model:
     """The model that `spec` names.
 
     Args:
-        spec: the folder of a Hugging Face causal LM, or `openai:URL` or `openai:URL#MODEL` for an endpoint
-            that speaks the chat-completions protocol (without `#MODEL` it must serve exactly one).
+        spec: the folder of a Hugging Face causal LM; `vllm:FOLDER` for the same at a vLLM server that is started for
+            it, or `vllm:URL#FOLDER` at a running one, with its folder; or `openai:URL` or `openai:URL#MODEL` for an
+            endpoint that speaks the chat-completions protocol (without `#MODEL` it must serve exactly one).
         settings: those of `OpenAIModel` (where `tokenizer` may be a folder) or of `HFModel`.
 
     Raises:
         ModelFolderError: the folder is missing, is no model, or is corrupt.
-        UsageError: the URL cannot be used.
+        UsageError: the URL cannot be used, or there is no vLLM.
+        ModelError: vLLM could not be started.
     """
     if is_remote(spec):
         from nbagent.models.openai import OpenAIModel
@@ -37,13 +49,41 @@ def open_model(spec: str, **settings: Any) -> Model:
         if isinstance(settings.get("tokenizer"), str):
             settings["tokenizer"] = open_tokenizer(Path(settings["tokenizer"]))
         return OpenAIModel(url, name, **settings)
-    if "://" in spec:
+    folder = model_folder(spec)
+    if spec.startswith(SERVED):
+        if folder is None:
+            raise UsageError(
+                f"{spec}: name the served model's folder too, for its tokenizer: {spec.rstrip('#')}#FOLDER"
+            )
+        return _open_served(spec, folder)
+    if folder is None or "://" in spec:
         raise UsageError(f"{spec}: a model over HTTP is written openai:{spec}#MODEL")
-    folder = Path(spec)
     check_folder(folder)
     from nbagent.models.hf import HFModel
 
     return HFModel.load(folder, **settings)
+
+
+def _open_served(spec: str, folder: Path) -> Model:
+    from nbagent.models.vllm import VLLMModel
+    from nbagent.models.vllm_server import VLLMServer, find_interpreter
+    from nbagent.progress import progress_bar
+
+    tokenizer = open_tokenizer(folder)
+    url = spec.removeprefix(SERVED).partition("#")[0]
+    if "://" in url:
+        return VLLMModel(tokenizer, spec, url=url, folder=folder)
+    check_folder(folder)
+    interpreter = find_interpreter()
+    # As for a model in this process.
+    dtype = "float32" if interpreter.cpu else "bfloat16"
+    server = VLLMServer(interpreter, folder.absolute(), dtype=dtype)
+    try:
+        with progress_bar("starting vLLM", None):
+            return VLLMModel(tokenizer, spec, server=server)
+    except BaseException:
+        server.close()
+        raise
 
 
 def open_tokenizer(folder: Path) -> Any:
@@ -64,8 +104,11 @@ def is_ours(spec: str) -> bool:
 
     A foreign model stays foreign when it is trained further.
     """
-    recipe = Path(spec).resolve().parent.parent / "recipe.toml"
-    if is_remote(spec) or Path(spec).resolve().parent.name != "checkpoints" or not recipe.is_file():
+    folder = model_folder(spec)
+    if folder is None:
+        return False
+    recipe = folder.resolve().parent.parent / "recipe.toml"
+    if folder.resolve().parent.name != "checkpoints" or not recipe.is_file():
         return False
     try:
         table = tomllib.loads(recipe.read_text(encoding="utf-8"))

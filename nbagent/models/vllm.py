@@ -50,6 +50,7 @@ class VLLMModel:
         server: VLLMServer | None = None,
         url: str = "",
         place: Path | None = None,
+        folder: Path | None = None,
     ) -> None:
         """A supervised server is started if it is not yet, and waited for.
 
@@ -59,6 +60,8 @@ class VLLMModel:
             server: the supervised server.
             url: base address of a running one, with or without `/v1`, instead.
             place: folder for new weights, at the same path for the server; needed where `save` is set.
+
+            folder: the served model's, for its terminators; None: the supervised server's.
 
         Raises:
             ModelError: the server does not answer, or returns log-probs of another distribution.
@@ -77,7 +80,7 @@ class VLLMModel:
         self._served, self._context_length = self._look()
         self._folders = itertools.count()
         self._adapters: dict[str, Path] = {}
-        self._stop_ids = _stop_ids(tokenizer, server.model if server is not None else None)
+        self._stop_ids = _stop_ids(tokenizer, folder or (server.model if server is not None else None))
         self._under_way, self._swapping = Counter[str](), False
         self._turn = threading.Condition()
         self.save: Callable[[Path], None] | None = None

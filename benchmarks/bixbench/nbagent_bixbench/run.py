@@ -50,7 +50,7 @@ class RunRecipe(Recipe):
     tasks: str
     """Location of the set."""
     model: str
-    """A model folder, or `openai:URL#MODEL`."""
+    """A model folder, `vllm:FOLDER`, or `openai:URL#MODEL`."""
     mode: Mode = "open"
     """How each question is asked."""
     setting: Setting = "agentic"
