@@ -12,34 +12,37 @@ import types
 from pathlib import Path
 from typing import Any
 
+from .containedkernel import connect
+
 OUTER = "nbagent_kernels"
+if __package__ != OUTER:  # inside: the modules beside this one, without what the package itself imports
+    package = types.ModuleType(OUTER)
+    package.__path__ = [str(Path(__file__).parent)]
+    sys.modules[OUTER] = package
+
+from nbagent_kernels.files import Files  # noqa: E402
+from nbagent_kernels.filestream import CHUNK, Frames, error_frame, receive_tree  # noqa: E402
+from nbagent_kernels.removal import FOLDER, remove_tree  # noqa: E402
+from nbagent_kernels.snapshot import copy_session  # noqa: E402
+
 NAMES = ("work", "home", "tmp", "b")
 
 
 def answer(sock: socket.socket) -> None:
     """Answer one request."""
-    package = types.ModuleType(OUTER)  # the modules beside this one, without what the package itself imports
-    package.__path__ = [str(Path(__file__).parent)]
-    sys.modules[OUTER] = package
-    from nbagent_kernels.filestream import Frames, error_frame
-
     frames = Frames(sock)
     try:
         request = frames.hear()
         if request["verb"] == "connect":
-            from .containedkernel import connect
-
             connect(sock, request)
-            return
-        VERBS[request["verb"]](frames, request)
+        else:
+            VERBS[request["verb"]](frames, request)
     except Exception as error:
         frames.say(error_frame(error))
 
 
 def make(frames: Any, request: dict[str, Any]) -> None:
     """Make a session's folders, with what the host sends in its working directory."""
-    from nbagent_kernels.filestream import receive_tree
-
     for name in NAMES:
         Path(request["folder"], name).mkdir(mode=0o755, parents=True, exist_ok=True)
     fill = os.open(f"{request['folder']}/work", os.O_RDONLY | os.O_DIRECTORY)
@@ -55,8 +58,6 @@ def list_folder(frames: Any, request: dict[str, Any]) -> None:
 
 def read(frames: Any, request: dict[str, Any]) -> None:
     """The begin of a file."""
-    from nbagent_kernels.filestream import CHUNK
-
     content = files(request).read(request["path"], request["max_bytes"])
     frames.say({"kind": "done"})
     for at in range(0, len(content), CHUNK):
@@ -72,9 +73,6 @@ def export(frames: Any, request: dict[str, Any]) -> None:
 
 def copy(frames: Any, request: dict[str, Any]) -> None:
     """Copy a session's folders to those of its branch, made here."""
-    from nbagent_kernels.removal import FOLDER
-    from nbagent_kernels.snapshot import copy_session
-
     target = Path(request["target"])
     for name in NAMES:
         (target / name).mkdir(mode=0o755, parents=True)
@@ -90,8 +88,6 @@ def copy(frames: Any, request: dict[str, Any]) -> None:
 
 def remove(frames: Any, request: dict[str, Any]) -> None:
     """Remove a branch's folders."""
-    from nbagent_kernels.removal import remove_tree
-
     remove_tree(Path(request["folder"]))
     frames.say({"kind": "done"})
 
@@ -105,9 +101,6 @@ def kernelspecs(frames: Any, request: dict[str, Any]) -> None:
 
 def files(request: dict[str, Any]) -> Any:
     """The file verbs on a session's working directory."""
-    from nbagent_kernels.files import Files
-    from nbagent_kernels.removal import FOLDER
-
     work = Path(request["folder"], "work")
     return Files(work, os.open(work, FOLDER), [Path(path) for path in request["shared"]])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import compileall
 import concurrent.futures
 import contextlib
 import functools
@@ -20,13 +21,14 @@ import shutil
 import socket
 import struct
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nbagent_kernels.cgroups import started
 from nbagent_kernels.environment import FIXED
-from nbagent_kernels.errors import EngineFailed, KernelStartError
+from nbagent_kernels.errors import EngineFailed, KernelError, KernelStartError
 from nbagent_kernels.forkhost import HASH_SEED, RUN
 from nbagent_kernels.types import SessionSpec
 from nbagent_kernels.workspace import process_root
@@ -42,6 +44,8 @@ STARTS_AT_ONCE = 8
 """Containers being started at once: an engine that is asked for many gets slower for all."""
 ENGINE_S = 60.0
 """Longest silence of the engine, seconds."""
+ENDED_S, POLL_S = 2.0, 0.02
+"""Seconds for the engine to notice that a container has ended, and between two looks."""
 SHM_BYTES = 64 << 20
 FILES = ("forkserver.py", "forked*.py", "confine.py", "contained*.py", "filestream.py", "files.py", "removal.py")
 ALSO = ("snapshot.py", "errors.py", "types.py")
@@ -68,6 +72,7 @@ class Container:
             raise KernelStartError("backend docker needs a container in the spec: SessionSpec(container=…)")
         self._spec, self._settings, self._modules = spec, spec.container, modules
         self.id = ""
+        self._since = f"{time.time():.6f}"
         self.pid = 0
         self.control: socket.socket | None = None
         self._folder = process_root() / f"c{next(_numbers)}"
@@ -102,7 +107,7 @@ class Container:
         self.pid = struct.unpack("3i", peer)[0]
 
     async def why_ended(self) -> str:
-        """What became of it, in words."""
+        """What became of it, in words. Raises EngineFailed where the engine, or somebody through it, ended it."""
         return await asyncio.get_running_loop().run_in_executor(_ending, self._why_ended)
 
     async def remove(self) -> None:
@@ -151,13 +156,22 @@ class Container:
         }
 
     def _why_ended(self) -> str:
-        if not self.id:
-            return "the sandbox was closed"
         with engine_errors():
-            state = client().api.inspect_container(self.id)["State"]
-        if state["OOMKilled"]:
-            return "out of memory: the sandbox ended"
-        return "the sandbox ended"
+            api, late = client().api, time.monotonic() + ENDED_S
+            while True:
+                now = f"{time.time():.6f}"
+                told = api.events(since=self._since, until=now, filters={"container": self.id}, decode=True)
+                actions = {event["Action"] for event in told}
+                if "die" in actions or time.monotonic() > late:
+                    break
+                time.sleep(POLL_S)
+            state = api.inspect_container(self.id)["State"]
+        # Code inside cannot make the engine send a signal, and an engine that saw no death was not there for it.
+        if "kill" in actions or not ("die" in actions or state["Running"]):
+            raise EngineFailed("the Docker engine, or somebody through it, ended the sandbox")
+        if state["OOMKilled"] or "oom" in actions:
+            return "out of memory, which ended the whole sandbox"
+        return "its code ended the sandbox's fork server"
 
     def _said(self) -> str:
         """The end of what it wrote before it could be heard."""
@@ -235,6 +249,8 @@ def engine_errors() -> Any:
 
     try:
         yield
+    except KernelError:
+        raise
     except ImageNotFound as error:
         raise KernelStartError(f"the sandbox's image is not in the engine: {error.explanation}") from error
     except APIError as error:
@@ -255,5 +271,6 @@ def kernel_files() -> Path:
                 for file in Path(__file__).parent.glob(pattern):
                     shutil.copyfile(file, made / file.name)
                     (made / file.name).chmod(0o644)
+            compileall.compile_dir(made, quiet=2)  # of use where the image's Python is this one
             made.rename(folder)
     return folder

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from nbagent_kernels.cgroups import Counters
 from nbagent_kernels.container import Container
 from nbagent_kernels.environment import FIXED, TAG
-from nbagent_kernels.errors import CannotBranch, KernelStartError
+from nbagent_kernels.errors import CannotBranch, EngineFailed, KernelStartError
 from nbagent_kernels.filestream import SILENCE_S, Frames
 from nbagent_kernels.forkhost import HASH_SEED, ForkServer
 from nbagent_kernels.types import SessionSpec
@@ -34,6 +34,9 @@ class ContainerServer(ForkServer):
         self.counters = Counters.of_process(container.pid)
         """Counts what the container's control group refused and killed."""
         self._ending: asyncio.Task[None] | None = None
+        self._asked = False
+        self.failed: EngineFailed | None = None
+        """Why the container ended, where that was not its code's doing."""
 
     async def ready(self, seconds: float) -> None:
         """Wait until its modules are imported. Raises KernelStartError."""
@@ -68,18 +71,16 @@ class ContainerServer(ForkServer):
         request = {"verb": "copy", "folder": str(source.folder), "target": str(target.folder)}
         try:
             await self.files(request, Frames.hear)
-        except (OSError, KernelStartError) as error:
+        except OSError as error:
             raise CannotBranch(f"the working directory could not be copied: {error}") from error
 
     async def files(self, request: Mapping[str, Any], answer: Callable[[Frames], _Result]) -> _Result:
         """Ask for files; `answer` takes the answer from the stream, in a thread.
 
         Raises:
-            OSError: what the sandbox says, or that its answer is none.
-            KernelStartError: the sandbox has ended.
+            OSError: what the sandbox says, that its answer is none, or that it has ended.
         """
-        ours, theirs = socket.socketpair()
-        frames = Frames(ours)
+        frames = await self._clerk()
 
         def ask() -> _Result:
             try:
@@ -90,24 +91,11 @@ class ContainerServer(ForkServer):
             finally:
                 frames.close()
 
-        with theirs:
-            try:
-                await self.send({"op": "files"}, [theirs.fileno()])
-            except BaseException:
-                frames.close()
-                raise
         return await asyncio.to_thread(ask)
 
     async def descriptors(self, request: Mapping[str, Any]) -> list[socket.socket]:
-        """Connected sockets that the sandbox hands out. Raises OSError where it has none, KernelStartError."""
-        ours, theirs = socket.socketpair()
-        frames = Frames(ours)
-        with theirs:
-            try:
-                await self.send({"op": "files"}, [theirs.fileno()])
-            except BaseException:
-                frames.close()
-                raise
+        """Connected sockets that the sandbox hands out. Raises OSError where it has none."""
+        frames = await self._clerk()
 
         def ask() -> list[socket.socket]:
             try:
@@ -118,8 +106,23 @@ class ContainerServer(ForkServer):
 
         return await asyncio.to_thread(ask)
 
+    async def _clerk(self) -> Frames:
+        """A line to a process inside that answers one request. Raises OSError."""
+        ours, theirs = socket.socketpair()
+        frames = Frames(ours)
+        with theirs:
+            try:
+                await self.send({"op": "files"}, [theirs.fileno()])
+            except BaseException as error:
+                frames.close()
+                if isinstance(error, KernelStartError):
+                    raise OSError(errno.EPIPE, "the sandbox has ended") from error
+                raise
+        return frames
+
     async def end(self) -> None:
         """Remove the container."""
+        self._asked = True
         self._lost()
         if self._ending is not None:
             await asyncio.shield(self._ending)
@@ -128,7 +131,12 @@ class ContainerServer(ForkServer):
         self._ending = self._loop.create_task(self._end())
 
     async def _end(self) -> None:
-        why = await self.container.why_ended()
+        why = "the sandbox was closed"
+        try:
+            if not self._asked:
+                why = await self.container.why_ended()
+        except EngineFailed as error:
+            self.failed, why = error, str(error)
         await self.container.remove()
         if not self._ready.done():
             self._ready.set_exception(KernelStartError(why))

@@ -51,8 +51,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Server:
     """Forks, signals and reaps kernels for the host at the other end of the control socket."""
 
-    def __init__(self, control: socket.socket, root: str) -> None:
+    def __init__(self, control: socket.socket, root: str, contained: bool) -> None:
         self.control = control
+        self.contained = contained
         self.root = root
         self.parent = os.getppid()
         self.kernels: dict[int, tuple[int, str]] = {}
@@ -79,6 +80,8 @@ class Server:
             except Exception as error:
                 skipped[module] = f"{type(error).__name__}: {error}"
         load_beside("forkedcaches").read_only()
+        if self.contained:
+            load_beside("containedfiles")  # once for all that will answer with it
         self.kernel = self.making.make_kernel(self.channel)
         threads = len(list(Path("/proc/self/task").iterdir()))
         gc.collect()
@@ -314,7 +317,7 @@ def session_of(pid: int) -> str | None:
 
 
 if __name__ == "__main__":
-    server = Server(control_socket(sys.argv[1]), sys.argv[2])
+    server = Server(control_socket(sys.argv[1]), sys.argv[2], contained=not sys.argv[1].isdigit())
     names = [name for name in sys.argv[3].split(",") if name]
     this = sys.modules["__main__"]  # the shell puts its own module in this place
     sys.argv = ["ipykernel_launcher"]

@@ -89,6 +89,10 @@ class LiveSession:
         """Call `tell` once the session is closed and everything of it is gone."""
         self._told.append(tell)
 
+    def takes(self, capsule: Path | None) -> bool:
+        """Whether `assign` can give this session, which has started, a capsule."""
+        return capsule == self._spec.capsule or self._workspace.takes(capsule)
+
     async def assign(self, spec: SessionSpec) -> None:
         """Make this session, which nobody has used, that of a spec with another capsule. Raises KernelStartError."""
         if spec.capsule != self._spec.capsule:
@@ -124,6 +128,7 @@ class LiveSession:
             if self._wire.dead.done():
                 self.losses += not self._closed
                 await self._discard()
+                self._check_host()
             return result
 
     async def interrupt(self) -> None:
@@ -211,6 +216,11 @@ class LiveSession:
                 for tell in self._told:
                     tell(self)
 
+    def _check_host(self) -> None:
+        """A loss that no cell can have caused is the host's failure."""
+        if (failure := self._workspace.failure) is not None and not self._closed:
+            raise failure
+
     def _check_open(self) -> None:
         if self._closed:
             raise SessionClosed("the session is closed; open another one")
@@ -236,4 +246,5 @@ class LiveSession:
             return ""
         self.losses += 1
         await self._discard()
+        self._check_host()
         return f"the kernel had ended since the last cell: {wire.dead.result()}"

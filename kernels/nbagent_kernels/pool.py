@@ -15,6 +15,7 @@ from types import TracebackType
 
 from nbagent_kernels.errors import KernelError, KernelStartError, SessionClosed
 from nbagent_kernels.forkedwire import ForkedWire
+from nbagent_kernels.forkhost import PRELOAD
 from nbagent_kernels.live import LiveSession
 from nbagent_kernels.memory import available_bytes, kernels_bytes, total_bytes
 from nbagent_kernels.session import open_session
@@ -282,7 +283,7 @@ class KernelPool:
         if not await self._room():
             return
         try:
-            session = await self._start(self.spec)
+            session = await self._start(self._warm_spec())
         except KernelError as error:
             _log.warning("no warm session: %s", error)
         else:
@@ -291,6 +292,12 @@ class KernelPool:
                 self._warming.discard(this)
             self._spare.append(session)
         self._changed.set()
+
+    def _warm_spec(self) -> SessionSpec:
+        """In a container nothing is imported before the first kernel unless asked for: here there is time for it."""
+        if self.backend == "docker" and self.spec.preload is None:
+            return replace(self.spec, preload=PRELOAD)
+        return self.spec
 
     def _fitting(self, wanted: SessionSpec) -> LiveSession | None:
         """A warm session that can become one of this spec, taken out; ended ones are let go."""
@@ -302,7 +309,8 @@ class KernelPool:
             session = self._spare.popleft()
             wire = session.wire
             if wire is not None and not wire.dead.done():
-                if wanted.seed == self.spec.seed or isinstance(wire, ForkedWire):
+                seeds = wanted.seed == self.spec.seed or isinstance(wire, ForkedWire)
+                if seeds and session.takes(wanted.capsule):
                     return session
                 self._spare.append(session)
             else:

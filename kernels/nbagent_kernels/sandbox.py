@@ -6,6 +6,7 @@ kept from the host and from other sessions, not from each other.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from nbagent_kernels.capsule import SHARED_BYTES, entries
 from nbagent_kernels.container import DATA, WORK, Container
 from nbagent_kernels.containerserver import ContainerServer
-from nbagent_kernels.errors import KernelStartError
+from nbagent_kernels.errors import KernelError, KernelStartError
 from nbagent_kernels.filestream import Frames, receive_tree, send_file
 from nbagent_kernels.leftovers import clear_in_background
 from nbagent_kernels.live import Backend, LiveSession
@@ -23,6 +24,10 @@ from nbagent_kernels.types import FileEntry, SessionSpec
 from nbagent_kernels.wire import Wire
 from nbagent_kernels.workspace import BRANCHES, HOME, TMP, Workspace, next_number
 
+ROOT = Path(WORK, "1")
+"""Folder of a session that is no branch."""
+COPIED_BYTES = 64 << 20
+"""Capsules up to this size are copied into a container that runs already."""
 READ_BYTES = 1 << 20
 
 
@@ -42,13 +47,14 @@ class Sandbox(Workspace):
 
     def __init__(self, within: Workspace | None = None) -> None:
         self.number = next_number()
-        self.folder = Path(WORK) / ("1" if within is None else str(self.number))
+        self.folder = ROOT if within is None else Path(WORK, f"b{self.number}")
         self.work, self.home, self.tmp = (self.folder / name for name in ("work", HOME, TMP))
         self.writable = (self.work, self.home, self.tmp, self.folder / BRANCHES)
         self.shared: tuple[Path, ...] = ()
         self.group = None
         self.server: ContainerServer | None = None
-        """The fork server in the container; None before the start and where the container has ended."""
+        """The fork server in the container; None before the start."""
+        self._spec = SessionSpec()
         self._sharing = [self]
         if isinstance(within, Sandbox):
             self.server, self.shared, self._sharing = within.server, within.shared, within._sharing
@@ -66,7 +72,9 @@ class Sandbox(Workspace):
 
     async def running(self, spec: SessionSpec) -> ContainerServer:
         """The fork server; in a new container, with the capsule as it was, where there is none. Raises KernelError."""
+        self._spec = spec
         if self.server is None or self.server.ended:
+            await self.leave()
             container = Container(spec, tuple(spec.preload or ()))
             await container.start()
             self.server = ContainerServer(container)
@@ -111,7 +119,7 @@ class Sandbox(Workspace):
 
     async def list(self, path: str) -> list[FileEntry]:
         """See Session.list."""
-        answer = await self._server().files({**self._request("list"), "path": path}, Frames.hear)
+        answer = await (await self._server()).files({**self._request("list"), "path": path}, Frames.hear)
         return [FileEntry(str(name), int(size), bool(is_dir)) for name, size, is_dir in answer["entries"]]
 
     async def read(self, path: str, max_bytes: int) -> bytes:
@@ -124,7 +132,7 @@ class Sandbox(Workspace):
                 content += chunk
             return bytes(content[:max_bytes])
 
-        return await self._server().files({**self._request("read"), "path": path, "max_bytes": max_bytes}, take)
+        return await (await self._server()).files({**self._request("read"), "path": path, "max_bytes": max_bytes}, take)
 
     async def export(self, dest: Path, max_bytes: int) -> int:
         """See Session.export."""
@@ -137,26 +145,43 @@ class Sandbox(Workspace):
             finally:
                 os.close(target)
 
-        return await self._server().files({**self._request("export"), "max_bytes": max_bytes}, take)
+        return await (await self._server()).files({**self._request("export"), "max_bytes": max_bytes}, take)
 
     async def remove(self) -> None:
         """Remove the folders; the container when no session is in it any more."""
+        if self.server is not None and not self.server.ended and len(self._sharing) > 1 and self.folder != ROOT:
+            with contextlib.suppress(OSError):  # it ends with the container at the latest
+                await self.server.files(self._request("remove"), Frames.hear)
+        await self.leave()
+
+    async def leave(self) -> None:
+        """Have no part in the container any more; the last one ends it."""
         if self in self._sharing:
             self._sharing.remove(self)
-        if self.server is None or self.server.ended:
-            return
-        if not self._sharing:
+        if self.server is not None and not self._sharing:
             await self.server.end()
-        elif self.folder != Path(WORK, "1"):
-            await self.server.files(self._request("remove"), Frames.hear)
+
+    def takes(self, capsule: Path | None) -> bool:
+        """Small ones: what is copied lies in memory, and a container that runs gets no more mounts."""
+        try:
+            files = [entry.source for entry in entries(capsule) if entry.kind == "file"] if capsule else []
+            return sum(map(os.path.getsize, files)) <= COPIED_BYTES
+        except OSError:
+            return False
+
+    @property
+    def failure(self) -> KernelError | None:
+        """Why the container ended, where that was the engine's doing."""
+        return self.server.failed if self.server is not None else None
 
     def _request(self, verb: str) -> dict[str, object]:
         return {"verb": verb, "folder": str(self.folder), "shared": [str(path) for path in self.shared]}
 
-    def _server(self) -> ContainerServer:
-        if self.server is None:
-            raise KernelStartError("the sandbox has not been started")
-        return self.server
+    async def _server(self) -> ContainerServer:
+        """A fork server that lives: code that ended its own gets a new one, with the capsule as it was."""
+        if self.failure is not None:
+            raise self.failure
+        return await self.running(self._spec)
 
 
 async def _prepare(spec: SessionSpec, workspace: Workspace) -> None:
@@ -170,6 +195,19 @@ async def _bound(spec: SessionSpec, workspace: Workspace) -> None:
 
 async def _start(spec: SessionSpec, workspace: Workspace) -> Wire:
     assert isinstance(workspace, Sandbox)
+    fresh = workspace.server is None or workspace.server.ended
+    try:
+        return await _kernel(spec, workspace)
+    except KernelStartError:
+        if fresh:
+            raise
+        # What cells left in there, such as processes up to the limit, keeps new kernels from starting.
+        await workspace.leave()
+        workspace.server = None
+        return await _kernel(spec, workspace)
+
+
+async def _kernel(spec: SessionSpec, workspace: Sandbox) -> Wire:
     server = await workspace.running(spec)
     if spec.language == "python" and spec.kernel is None:
         return await server.fork(spec, workspace)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from nbagent_kernels.capsule import SHARED_BYTES, entries
 from nbagent_kernels.cgroups import Counters, Group, is_over, oom_kills, started
-from nbagent_kernels.errors import KernelStartError
+from nbagent_kernels.errors import KernelError, KernelStartError
 from nbagent_kernels.files import Files
 from nbagent_kernels.removal import FOLDER, remove_at, remove_tree
 from nbagent_kernels.types import FileEntry
@@ -95,6 +95,15 @@ class Workspace:
     async def export(self, dest: Path, max_bytes: int) -> int:
         """See Session.export."""
         return await asyncio.to_thread(self.files.export, dest, max_bytes)
+
+    def takes(self, capsule: Path | None) -> bool:
+        """Whether `fill` can put a capsule into folders that a kernel has."""
+        return True
+
+    @property
+    def failure(self) -> KernelError | None:
+        """Why the folders are gone, where that was not the session's doing."""
+        return None
 
     @property
     def groups(self) -> Sequence[str]:
