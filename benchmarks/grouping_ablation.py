@@ -205,17 +205,19 @@ def table(results: Iterable[Result]) -> str:
     for result in results:
         by_arm.setdefault(result.arm, {})[result.seed] = result
     lines = [
-        "| grouping | seeds | updates | warm start | half of the calls | all calls | against trajectory |",
-        "|---|---|---|---|---|---|---|",
+        "| grouping | seeds | calls | updates | warm start | half of the calls | all calls | against trajectory |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     base = by_arm.get("trajectory", {})
     for arm, runs in sorted(by_arm.items(), key=lambda item: list(ARMS).index(item[0])):
-        updates = "/".join(f"{run.marks[-1]['updates']:.0f}" for run in runs.values())
+        calls, updates = (
+            "/".join(f"{run.marks[-1][name]:.0f}" for run in runs.values()) for name in ("calls", "updates")
+        )
         scores = [interval([run.marks[mark]["score"] for run in runs.values()]) for mark in range(3)]
         both = sorted(runs.keys() & base.keys())
         gains = [runs[seed].marks[-1]["score"] - base[seed].marks[-1]["score"] for seed in both]
         against = interval(gains) if gains and arm != "trajectory" else ""
-        lines.append(f"| {arm} | {len(runs)} | {updates} | {' | '.join(scores)} | {against} |")
+        lines.append(f"| {arm} | {len(runs)} | {calls} | {updates} | {' | '.join(scores)} | {against} |")
     return "\n".join(lines)
 
 

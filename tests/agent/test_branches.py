@@ -1,6 +1,5 @@
 """Branched rollouts in real kernels, with a script in the model's place."""
 
-import asyncio
 import json
 from dataclasses import dataclass, replace
 
@@ -141,15 +140,14 @@ def test_the_log_stores_the_prefix_once_and_reads_back_whole(rollouts, task, tmp
     assert run.done_ids() == {"r", "r+1.0", "r+1.1"}
 
 
-async def test_a_branch_replays_folds_and_its_prompts_can_be_made_again(task, tmp_path, monkeypatch):
+def test_a_branch_replays_folds_and_its_prompts_can_be_made_again(rollouts, task, tmp_path, monkeypatch):
     run = RunFolder.create(tmp_path / "run", "seed = 0\n")
-    with Rollouts() as own:
-        _, _, model = await asyncio.to_thread(branched, own, task, run, Alternatives(), RANDOM, monkeypatch)
+    _, _, model = branched(rollouts, task, run, Alternatives(), RANDOM, monkeypatch)
     branch = run.load("r+1.1")
     notebook = notebook_at(branch, kind="final", framed=False)
     assert [cell["id"] for cell in notebook["cells"]] == ["c1", "c2", "c3"]
     monkeypatch.setattr(run, "open_task", lambda *more: task)
-    report = await rerun(run, "r+1.1")
+    report = rollouts.call(rerun(run, "r+1.1"))
     assert report.differences == ()
     count = PromptBuilder(model.tokenizer, model.context_length, 400).count
     builder = PromptBuilder(model.tokenizer, model.context_length, 400)
