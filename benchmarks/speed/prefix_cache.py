@@ -13,13 +13,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import re
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,12 +28,19 @@ from rich.table import Table
 from nbagent.env import EnvLimits
 from nbagent.models.base import SamplingParams
 from nbagent.models.scripted import ByteTokenizer, ScriptedModel
+from nbagent.models.vllm_server import SERVED, VLLMServer, find_interpreter
 from nbagent.rollout import RolloutSettings, roll
 from nbagent.rollouts import Rollouts
 from nbagent.tasks import Task, open_tasks
 from nbagent_training.scratch import Size, make_model, make_tokenizer
 
-POLICIES: dict[str, dict[str, Any]] = {"full": {}, "window": {"n": 8}, "drop": {}, "summarize": {}}
+POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "full": ("full", {}),
+    "window, n = 8": ("window", {"n": 8}),
+    "drop": ("drop", {}),
+    "drop, frugal": ("drop", {"frugal": True}),
+    "summarize": ("summarize", {}),
+}
 BLOCK = 32
 """Tokens of one block of the cache: only whole blocks are found again. The least that vLLM's CPU backend takes."""
 AT_STEP = 40
@@ -115,42 +118,15 @@ def episode(
 
 @contextlib.contextmanager
 def server(python: str, model: Path, context: int) -> Iterator[httpx.Client]:
-    """A vLLM server of its own on a free port of the loopback, ended at the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = model.parent / "vllm.log"
-    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", "m"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", str(context)]
-    command += ["--enforce-eager", "--enable-prefix-caching", "--block-size", str(BLOCK)]
-    environment = {
-        **os.environ,
-        "VLLM_CPU_KVCACHE_SPACE": "2",
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_SERVER_DEV_MODE": "1",
-    }
-    with log.open("wb") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=sink, env=environment, start_new_session=True)
+    """A client of a vLLM server of its own, which is ended at the end."""
+    own = VLLMServer(find_interpreter(python), model, dtype="float32", arguments=("--max-model-len", str(context)))
+    own.start()
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False) as client:
-            while True:
-                if process.poll() is not None:
-                    sys.exit(f"vLLM ended with exit code {process.returncode}")
-                with contextlib.suppress(httpx.TransportError):
-                    if client.get("/health").status_code == 200:
-                        break
-                time.sleep(0.5)
+        own.wait()
+        with own.client() as client:
             yield client
-    except SystemExit:
-        print(log.read_text()[-3000:], file=sys.stderr)
-        raise
     finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        if process.poll() is None:
-            process.kill()
+        own.close()
 
 
 def counters(client: httpx.Client) -> dict[str, float]:
@@ -171,7 +147,7 @@ def ask(client: httpx.Client, prompts: list[tuple[str, tuple[int, ...]]]) -> lis
     steps, step = [], 0
     before = counters(client)
     for kind, ids in prompts:
-        body = {"model": "m", "prompt": list(ids), "max_tokens": 1, "temperature": 0}
+        body = {"model": SERVED, "prompt": list(ids), "max_tokens": 1, "temperature": 0}
         answer = client.post("/v1/completions", json=body)
         if answer.status_code != 200:
             sys.exit(f"the server answered {answer.status_code}: {answer.text[:500]}")
@@ -221,12 +197,11 @@ def main() -> None:
         tokenizer.save_pretrained(model)
         prompts = {
             name: episode(
-                task, name, options, tokenizer, args.steps, roomy if name == "full" else args.budget, rollouts
+                task, policy, options, tokenizer, args.steps, roomy if name == "full" else args.budget, rollouts
             )
-            for name, options in POLICIES.items()
+            for name, (policy, options) in POLICIES.items()
         }
         with server(args.vllm_python, model, roomy) as client:
-            ask(client, [("action", tuple(range(5, 64)))])  # The first request of a server compiles.
             rows = [line(name, ask(client, calls)) for name, calls in prompts.items()]
     table = Table(
         "policy",
