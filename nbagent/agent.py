@@ -37,6 +37,8 @@ class Agent(Recipe):
     """Seconds a cell may run."""
     backend: str = Field(default="fork", pattern=r"^(fork|local|docker(:\S+)?)$")
     """Backend of the kernel sessions: fork, local, docker or docker:IMAGE; `docker` for a foreign model."""
+    artefact_bytes: int = Field(default=0, ge=0)
+    """Bytes of the files an attempt wrote that are kept in the run folder, below artefacts/; 0: none are kept."""
     images: bool = False
     """Show images of the newest cell to an endpoint that sees them, scaled and capped; otherwise images are named.
     Scoring only: training on images is not supported."""
@@ -56,6 +58,7 @@ class Agent(Recipe):
             backend=self.backend,
             run_seed=run_seed,
             images=self.images,
+            artefact_bytes=self.artefact_bytes,
         )
 
     def write_beside(self, folder: Path) -> None:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from nbagent.actions import ActionFormat
@@ -62,6 +63,8 @@ class Attempt:
     branches: Branches | None = None
     parent: dict[str, Any] | None = None
     """Of a branch: the rollout that it left, and the step before which it did."""
+    artefacts: tuple[Path, int] | None = None
+    """The run's folder of files that attempts wrote, and the bytes that are kept of this one's; None: none."""
     branchings: int = 0
     """Branchings on its way so far."""
 
@@ -214,6 +217,8 @@ async def finish(attempt: Attempt) -> bool:
         try:
             await attempt.play()
             verdict = env.verdict
+            if attempt.artefacts is not None:
+                await _keep(env, attempt.artefacts[0] / rollout_id, attempt.artefacts[1])
         except BudgetTooSmall as small:
             verdict = Verdict(Outcome.NO_ANSWER, f"the prompt of step {env.steps_taken} does not fit: {small}")
             _log.warning("%s: %s", rollout_id, verdict.reason)
@@ -245,6 +250,14 @@ async def finish(attempt: Attempt) -> bool:
     finally:
         await asyncio.to_thread(recorder.close)
     return again
+
+
+async def _keep(env: NotebookEnv, folder: Path, max_bytes: int) -> None:
+    """Keep what was written; the outcome stands even where that fails."""
+    try:
+        await env.keep(folder, max_bytes)
+    except InfrastructureError as failure:
+        _log.warning("%s: its files were not kept: %s", folder.name, failure)
 
 
 async def _close(env: NotebookEnv, rollout_id: str) -> None:

@@ -57,6 +57,10 @@ MaxSteps = Annotated[
     int | None,
     typer.Option("--max-steps", min=1, help="Model calls per attempt; default: 20.", rich_help_panel=AGENT),
 ]
+Artefacts = Annotated[
+    float,
+    typer.Option("--artefacts", min=0, help="MB of files each attempt wrote to keep in OUT/artefacts.", metavar="MB"),
+]
 CellTimeout = Annotated[
     float | None,
     typer.Option("--cell-timeout", min=1, help="Seconds one cell may run; default: 600.", rich_help_panel=AGENT),

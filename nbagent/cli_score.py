@@ -11,6 +11,7 @@ import typer
 
 from nbagent.cli_options import (
     AGENT,
+    Artefacts,
     Backend,
     CellTimeout,
     Concurrency,
@@ -46,6 +47,7 @@ def score(
     n: Annotated[int, typer.Option(min=1, help="Attempts per task; more than one gives pass@k.")] = 1,
     limit: Limit = None,
     backend: Backend = None,
+    artefacts: Artefacts = 0.0,
     concurrency: Concurrency = None,
     resume: Resume = False,
     greedy: Greedy = False,
@@ -101,6 +103,7 @@ def score(
             "max_new_tokens": max_new_tokens,
             "cell_timeout_s": cell_timeout,
             "images": images,
+            "artefact_bytes": int(artefacts * 1e6) if artefacts else None,
         },
         backend=backend,
         concurrency=concurrency,

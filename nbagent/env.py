@@ -253,6 +253,11 @@ class NotebookEnv:
         """True for a branch whose kernel was made by running the cells again."""
         return self._verbs is not None and self._verbs.replayed
 
+    async def keep(self, folder: Path, max_bytes: int) -> None:
+        """Copy the files that cells wrote into a folder, up to so many bytes. Raises InfrastructureError."""
+        if self._verbs is not None:
+            await self._verbs.keep(folder, max_bytes)
+
     async def close(self) -> None:
         """End the session, also one that is still being opened. Idempotent."""
         verbs, self._verbs, self._running = self._verbs, None, False

@@ -56,6 +56,8 @@ class RolloutSettings:
     """Keep events in memory beside the log; without, a trajectory is read back from its log when asked for."""
     images: bool = False
     """Show images to an endpoint that sees them."""
+    artefact_bytes: int = 0
+    """Bytes of files that an attempt wrote which are kept in the run folder; 0: none."""
 
 
 def prompt_builder(model: Model, settings: RolloutSettings) -> PromptBuilder:
@@ -150,6 +152,7 @@ async def roll(
                     recorder=recorder,
                     version=version,
                     branches=branches,
+                    artefacts=(run.artefacts, settings.artefact_bytes) if run and settings.artefact_bytes else None,
                 )
                 if branches is not None:
                     branches.begin(attempt)

@@ -39,6 +39,7 @@ class RunFolder:
         self.path = path
         self.rollouts = path / "rollouts"
         self.notebooks = path / "notebooks"
+        self.artefacts = path / "artefacts"
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.recipe = path / "recipe.toml"

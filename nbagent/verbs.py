@@ -7,9 +7,11 @@ import errno
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nbagent import wording
+from nbagent.artefacts import keep_artefacts
 from nbagent.errors import InfrastructureError, StorageError
 from nbagent.notebook import CellType, NotebookDocument, UnknownCell, valid_outputs
 from nbagent_context.cut import head_tail
@@ -131,6 +133,12 @@ class Verbs:
         verbs = Verbs(document, self._spec, self._backend, record, chars=self._chars, ids=self._ids, session=other)
         verbs.replayed = replayed
         return verbs
+
+    async def keep(self, folder: Path, max_bytes: int) -> None:
+        """Copy what cells wrote; see keep_artefacts. Nothing where no session came up."""
+        if self._opening.done() and not self._opening.cancelled() and self._opening.exception() is None:
+            with _on_the_host():
+                await keep_artefacts(self._opening.result(), self._spec.capsule, folder, max_bytes)
 
     async def close(self) -> None:
         """End the session. A caller that is cancelled meanwhile leaves the closing to run to its end."""

@@ -183,7 +183,10 @@ def test_exec_runs_any_notebook_and_says_which_cell_failed(tmp_path):
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [(["--backend", "docker:no-such-image"], "backend docker: "), (["--backend", "local"], "missing.ipynb: cannot be read")],
+    [
+        (["--backend", "docker:no-such-image"], "backend docker: "),
+        (["--backend", "local"], "missing.ipynb: cannot be read"),
+    ],
 )
 def test_exec_says_what_is_wrong_in_one_line(tmp_path, more, message):
     result = RUN.invoke(app, ["exec", str(tmp_path / "missing.ipynb"), "--out", str(tmp_path / "o.ipynb"), *more])

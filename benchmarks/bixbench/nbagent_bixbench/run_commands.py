@@ -11,6 +11,7 @@ import typer
 
 from nbagent.cli_options import (
     AGENT,
+    Artefacts,
     Backend,
     CellTimeout,
     Concurrency,
@@ -93,6 +94,7 @@ def run(
     replicas: Replicas = 5,
     limit: Limit = None,
     backend: Backend = None,
+    artefacts: Artefacts = 0.0,
     concurrency: Concurrency = None,
     resume: Resume = False,
     cache: Cache = None,
@@ -157,6 +159,7 @@ def run(
         "max_new_tokens": max_new_tokens,
         "cell_timeout_s": cell_timeout,
         "images": images,
+        "artefact_bytes": int(artefacts * 1e6) if artefacts else None,
         "backend": chosen,
     }
     if not is_ours(model):
