@@ -6,7 +6,8 @@
         peer.close()
 
 Its kernels run in this process's interpreter, so that both sides have the same libraries; its own code and its
-dependencies are in the environment, made on first use in the user's cache folder (about 300 MB, 40 s).
+dependencies are in the environment, made on first use in the user's cache folder (about 300 MB, 40 s). With an image,
+`aviary(docker_image())`, it runs in its Docker mode.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,18 +25,28 @@ from typing import Any
 
 VERSION = "0.37.0"
 _DRIVER = r"""
-import asyncio, json, sys, tempfile, time
+import aiodocker.containers, asyncio, json, os, sys, tempfile, time
+from aiodocker.containers import DockerContainer
 from pathlib import Path
 from aviary.core import ToolCall, ToolRequestMessage
 from aviary.envs.notebook import NBEnvironment
 
 answers, sys.stdout = sys.stdout, sys.stderr
+IN_DOCKER = "NB_ENVIRONMENT_DOCKER_IMAGE" in os.environ
+
+class Unprivileged(DockerContainer):
+    # It asks for a privileged exec, which engines may refuse that have not all capabilities themselves.
+    def exec(self, *args, privileged=False, **more):
+        return super().exec(*args, **more)
+
+if IN_DOCKER:
+    aiodocker.containers.DockerContainer = Unprivileged
 
 async def handle(envs, request):
     name, op = request["session"], request["op"]
     if op == "open":
         envs[name] = NBEnvironment(
-            work_dir=tempfile.mkdtemp(), use_docker=False, cell_execution_timeout=request["timeout_s"]
+            work_dir=tempfile.mkdtemp(), use_docker=IN_DOCKER, cell_execution_timeout=request["timeout_s"]
         )
         await envs[name].reset()
     elif op == "cell":
@@ -98,9 +110,14 @@ class AviaryPeer:
 
 
 @contextlib.contextmanager
-def aviary() -> Iterator[AviaryPeer]:
-    """A process with aviary.notebook, ended with all its kernels afterwards. Raises AviaryAbsent."""
+def aviary(image: str | None = None) -> Iterator[AviaryPeer]:
+    """A process with aviary.notebook, ended with all its kernels afterwards; in Docker mode with an image.
+
+    Raises:
+        AviaryAbsent: it cannot be installed or does not start.
+    """
     python = environment() / "bin" / "python"
+    docker = {"NB_ENVIRONMENT_DOCKER_IMAGE": image} if image else {}
     with tempfile.TemporaryDirectory(prefix="aviary-") as folder:
         kernel = Path(folder) / "kernels" / "python3"
         kernel.mkdir(parents=True)
@@ -112,7 +129,13 @@ def aviary() -> Iterator[AviaryPeer]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "JUPYTER_PATH": folder, "TMPDIR": folder, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+            env={
+                **os.environ,
+                "JUPYTER_PATH": folder,
+                "TMPDIR": folder,
+                "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+                **docker,
+            },
         )
         assert process.stdout is not None
         try:
@@ -138,3 +161,33 @@ def environment() -> Path:
                 raise AviaryAbsent(f"{' '.join(step)}: {made.stderr.strip()[-500:]}")
         done.touch()
     return place
+
+
+def docker_image() -> str:
+    """The name of an image for its Docker mode: ours of Python with nbconvert, as root, which its folders need.
+
+    Raises:
+        AviaryAbsent: it cannot be built.
+    """
+    from nbagent_images import RECIPES, ImageError, require
+    from nbagent_images.build import build
+    from nbagent_images.engine import engine
+    from nbagent_images.wheels import download
+
+    name = f"nbagent-aviary-peer:{VERSION}"
+    try:
+        with engine(timeout_s=600) as client, tempfile.TemporaryDirectory(prefix="aviary-") as folder:
+            base = require("python", client)
+            pins = Path(folder, "pins.txt")
+            pins.write_text("\n".join(re.findall(r"^\S+==[^\s\\]+", RECIPES["python"].lock.read_text(), re.M)))
+            wheels = Path(folder, "wheels")
+            wheels.mkdir()
+            download(["-c", str(pins), "nbconvert", "jupyter-core"], wheels, lambda *_: None)
+            Path(folder, "Dockerfile").write_text(
+                "ARG BASE\nFROM $BASE\nUSER 0\nCOPY wheels /tmp/wheels\n"
+                "RUN python /opt/pip/pip install --no-index --find-links /tmp/wheels nbconvert jupyter-core\n"
+            )
+            build(client, Path(folder), name, {"BASE": base.id}, {}, "none", "aviary.notebook", lambda *_: None)
+    except ImageError as error:
+        raise AviaryAbsent(f"its image: {error}") from error
+    return name
