@@ -1,11 +1,15 @@
 """Held-out score of one trained model per context policy and budget, on tasks of nine steps.
 
-    python benchmarks/context_ablation.py --out DIR [--steps 1200] [--n 100] [--resume]
+    python benchmarks/context_ablation.py --out DIR [--scale 8] [--n 40] [--resume]
+    python benchmarks/context_ablation.py --out DIR --survival-only [--scale 1]
 
-One small model is made from scratch and trained on demonstrations of every policy at every budget, so that no policy's
-prompts are strange to it; then the same weights attempt the same held-out tasks under each policy and budget, greedily,
-in real kernels. The tasks (context_tasks.py) ask at the end for what an early output said. Prints a Markdown table and
-writes DIR/ablation.json.
+First what needs no model: in how many held-out tasks the prompt of the decisive step still holds the fact that the
+answer needs, per policy and budget (`context_arms.py`). Then one small model is made from scratch and trained on
+demonstrations of every policy at every budget, so that no policy's prompts are strange to it: on short tasks, where it
+learns to copy, then on long ones. The same weights attempt the same held-out tasks (`context_tasks.py`) under each
+policy and budget, greedily, in real kernels. Budgets of 2k, 4k and 8k tokens and all lengths are divided by `--scale`,
+since a model of three million parameters on a CPU cannot be trained on rows of 5,000 tokens in an hour. Prints Markdown
+tables, with 95 % Wilson intervals, and writes DIR/ablation.json.
 """
 
 from __future__ import annotations
@@ -13,124 +17,121 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
-from context_tasks import PLACES, STEPS, make_tasks, remember
+from context_arms import ANSWER, LIMITS, Arm, arms, decisive, long_tasks, survival
+from context_tasks import N_FILES, PLACES, make_task, remember
 
-from nbagent.env import EnvLimits
 from nbagent.models.base import SamplingParams
 from nbagent.models.hf import HFModel, load
-from nbagent.prompts import PromptBuilder
 from nbagent.rollout import RolloutSettings
 from nbagent.rollouts import Rollouts
 from nbagent.runfolder import RunFolder
 from nbagent.score import Score, read_score
 from nbagent.score_run import run_score
 from nbagent.tasks import Task
-from nbagent_context import BudgetTooSmall, policy
-from nbagent_training.demonstrations import Step, demonstrate, text_of_steps
+from nbagent_training.demonstrations import text_of_steps
+from nbagent_training.journal import Journal
 from nbagent_training.packing import TreeRow, pack
 from nbagent_training.scratch import Size, make_model, make_tokenizer
 from nbagent_training.warmstart import warm_start
 
-ANSWER = 60
-"""Tokens one answer may take; the longest action of a demonstration takes about 50."""
-BUDGETS = (512, 1024, 2048)
-"""Context lengths. From the largest on nothing is elided for want of room, so 4k and 8k give the same prompts."""
-POLICIES: dict[str, dict[str, Any]] = {
-    "full": {},
-    "window": {"n": 4},
-    "drop": {},
-    "summarize": {"max_tokens": 40},
-}
-LIMITS = EnvLimits(max_steps=STEPS + 1, cell_timeout_s=20, warn_steps=0)
-SIZE = Size(vocabulary=1200, positions=max(BUDGETS))
+SIZE = Size(vocabulary=600, positions=8192 + ANSWER)
+ROOMY = 1 << 20
+"""Tokens that nothing is cut for."""
+SHORT_SCALE = 4
+"""What the budgets of short tasks are divided by: little is cut there."""
+OTHERS = 2
+"""Of a long task's easy steps, which read the next file, so many are trained on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One policy at one budget."""
-
-    policy: str
-    budget: int
-
-    @property
-    def name(self) -> str:
-        """Of its score in the run folder."""
-        return f"{self.policy}_{self.budget}"
+def short_tasks(folder: Path, n: int, seed: str) -> list[Task]:
+    """Tasks of two or three files of three to six values each."""
+    sizes = [Random(f"{seed} {number} size") for number in range(n)]
+    return [make_task(folder, i, seed, r.randint(2, 3), r.randint(3, 6)) for i, r in enumerate(sizes)]
 
 
-ARMS = tuple(Arm(name, budget) for name in POLICIES for budget in BUDGETS)
+def tokenizer_of(tasks: Sequence[Task]) -> Any:
+    """A tokenizer made from what the tasks show, with and without elision."""
+    kinds = [Arm("full", ROOMY), Arm("drop", ROOMY, {"frugal": True})]
+    texts = [text_of_steps(arm.steps(task, None)) for task in tasks for arm in kinds]
+    return make_tokenizer([*texts, remember([], "")], SIZE.vocabulary)
 
 
-def demonstration(task: Task, arm: Arm, tokenizer: Any) -> list[Step]:
-    """The steps of a task under a policy and budget; none where the policy refuses that budget."""
-    prompts = PromptBuilder(tokenizer, arm.budget, ANSWER)
-    try:
-        return demonstrate(task, "fenced", policy(arm.policy, **POLICIES[arm.policy]), prompts, LIMITS, remember)
-    except BudgetTooSmall:
-        return []
+def row_of(task: Task, arm: Arm, tokenizer: Any, others: int, r: Random) -> TreeRow | None:
+    """The steps of a demonstration: memories, the last two, and some others.
+
+    The decisive step is left out where its prompt lacks what it needs.
+    """
+    steps = arm.steps(task, tokenizer)
+    if not steps:
+        return None
+    number, shown = decisive(steps)
+    easy = [place for place, (_, text) in enumerate(steps[:number]) if text.startswith("```")]
+    left_out = {*r.sample(easy, max(len(easy) - others, 0)), *([] if shown else [number])}
+    prompts = arm.prompts(tokenizer)
+    kept = [step for place, step in enumerate(steps) if place not in left_out]
+    return pack([(prompts.build(window).ids or (), prompts.completion_ids(text)) for window, text in kept])
 
 
-def rows_of(tasks: Sequence[Task], tokenizer: Any, seed: int) -> list[TreeRow]:
-    """Training rows: of each demonstration its memories, its last two steps, and two of the others at random."""
-    rng = random.Random(f"{seed} rows")
-    rows = []
-    for number, task in enumerate(tasks):
-        arm = ARMS[number % len(ARMS)]
-        steps = demonstration(task, arm, tokenizer)
-        prompts = PromptBuilder(tokenizer, arm.budget, ANSWER)
-        kept = [step for step in steps[:-2] if step[1][:3] != "```"]
-        others = [step for step in steps[:-2] if step[1][:3] == "```"]
-        for window, text in [*kept, *rng.sample(others, min(2, len(others))), *steps[-2:]]:
-            rows.append(pack([(prompts.build(window).ids or (), prompts.completion_ids(text))]))
+def train(run: RunFolder, n: Sequence[int], steps: Sequence[int], scale: int, seed: int) -> Path:
+    """The model's folder, made where it is not there: `n` demonstrations and `steps` steps of short and of long tasks."""
+    short = run.checkpoints / "short"
+    if not short.exists():
+        tasks = short_tasks(run.path / "tasks" / "short", n[0], f"{seed} short")
+        tokenizer = tokenizer_of(tasks[:300])
+        rows = rows_of(tasks, arms(SHORT_SCALE), N_FILES, tokenizer, seed)
+        learn(run, short, make_model(tokenizer, SIZE, seed), tokenizer, rows, steps[0], 1.0, seed)
+    long = run.checkpoints / "long"
+    if not long.exists():
+        model, tokenizer = load(short)
+        tasks = long_tasks(run.path / "tasks" / "long", n[1], f"{seed} long", scale)
+        rows = rows_of(tasks, arms(scale), OTHERS, tokenizer, seed)
+        learn(run, long, model, tokenizer, rows, steps[1], 0.5, seed)
+    return long
+
+
+def rows_of(tasks: Sequence[Task], seen: Sequence[Arm], others: int, tokenizer: Any, seed: int) -> list[TreeRow]:
+    """A row of each task, under one arm after the other."""
+    began, r = time.monotonic(), Random(f"{seed} steps")
+    made = [row_of(task, seen[i // 2 % len(seen)], tokenizer, others, r) for i, task in enumerate(tasks)]
+    rows = [row for row in made if row is not None]
+    print(f"{len(rows)} rows, {sum(map(len, rows)):,} tokens, made in {time.monotonic() - began:.0f} s", flush=True)
     return rows
 
 
-def train(out: Path, n: int, steps: int, tokens: int, seed: int) -> Path:
-    """The model's folder, made where it is not there yet."""
-    folder = out / "model"
-    if folder.exists():
-        return folder
-    tasks = make_tasks(out / "tasks" / "train", n, f"{seed} train")
-    roomy = PromptBuilder(None, 1 << 30, 0)
-    texts = [
-        text_of_steps(demonstrate(task, "fenced", policy("full"), roomy, LIMITS, remember)) for task in tasks[:300]
-    ]
-    tokenizer = make_tokenizer([*texts, "no cutoff, 3 plates read"], SIZE.vocabulary)
-    began = time.monotonic()
-    rows = rows_of(tasks, tokenizer, seed)
-    print(f"{len(rows)} rows, {sum(map(len, rows)):,} tokens, made in {time.monotonic() - began:.0f} s", flush=True)
-    model = make_model(tokenizer, SIZE, seed)
+def learn(
+    run: RunFolder, folder: Path, model: Any, tokenizer: Any, rows: list[TreeRow], steps: int, lr: float, seed: int
+) -> None:
+    """Train, with learning rates of the demo's warm start times `lr`, and save."""
     began = time.monotonic()
 
-    def report(step: int, logs: dict[str, float]) -> None:
-        if "loss" in logs:
-            print(f"step {step}: loss {logs['loss']:.4f}, {time.monotonic() - began:.0f} s", flush=True)
+    def show(lines: Sequence[Mapping[str, Any]], begun: Sequence[str]) -> None:
+        took = time.monotonic() - began
+        print(f"step {lines[-1]['step']}: loss {lines[-1]['loss']:.4f}, {took:.0f} s", flush=True)
 
     warm_start(
         model,
         tokenizer,
         rows,
-        out=out / "sft",
+        out=run.path / "sft" / folder.name,
         steps=steps,
-        tokens=tokens,
-        muon_lr=0.01,
-        adamw_lr=4e-3,
+        tokens=2048,
+        muon_lr=0.01 * lr,
+        adamw_lr=4e-3 * lr,
         seed=seed,
         bf16=True,
-        report=report,
-        save_steps=max(20, steps // 8),
+        journal=Journal(run, folder.name, show),
+        save_steps=100,
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return folder
 
 
 def score(arm: Arm, tasks: Sequence[Task], folder: Path, run: RunFolder, rollouts: Rollouts) -> Score:
@@ -139,11 +140,11 @@ def score(arm: Arm, tasks: Sequence[Task], folder: Path, run: RunFolder, rollout
     if path.exists():
         return read_score(path)
     model, tokenizer = load(folder)
-    model.config.max_position_embeddings = arm.budget
+    model.config.max_position_embeddings = arm.context
     settings = RolloutSettings(
         action_format="fenced",
         policy=arm.policy,
-        policy_options=POLICIES[arm.policy],
+        policy_options=arm.options,
         limits=LIMITS,
         sampling=SamplingParams(max_new_tokens=ANSWER, temperature=0.0),
     )
@@ -164,55 +165,69 @@ def figures(arm: Arm, made: Score) -> dict[str, Any]:
     """What the table shows of one arm."""
     estimate = made.overall.pass_1
     assert estimate is not None
-    by_place = {}
-    for place in PLACES:
-        of_place = made.families[place].pass_1
-        by_place[place] = of_place.value if of_place else None
+    places = {place: made.families[place].pass_1 for place in PLACES}
     n = len(made.attempts)
     return {
-        "policy": arm.policy,
-        "budget": arm.budget,
         "n": n,
         "score": estimate.value,
         "interval": [estimate.low, estimate.high],
-        "by_place": by_place,
-        "steps": sum(attempt.n_steps for attempt in made.attempts) / n,
+        "by_place": {place: found.value if found else None for place, found in places.items()},
         "prompt_tokens": sum(attempt.prompt_tokens for attempt in made.attempts) / n,
         "too_small": sum("does not fit" in attempt.reason for attempt in made.attempts),
     }
 
 
+def survive(tasks: Sequence[Task], tokenizer: Any, scale: int) -> list[dict[str, Any]]:
+    """The table of what survives."""
+    n = len(tasks) // len(PLACES)
+    print(f"\nFact in the decisive prompt, of {n} tasks each; budgets and lengths divided by {scale}\n")
+    print("| policy | budget | note first | note in the middle | tokens of that prompt | did not fit |\n|" + "---|" * 6)
+    rows = []
+    for arm in arms(scale):
+        found = survival(arm, tasks, tokenizer)
+        rows.append({"policy": arm.label, "budget": arm.budget, **asdict(found)})
+        counts = " | ".join(f"{found.by_place[place]}" for place in PLACES)
+        print(f"| {arm.label} | {arm.budget} | {counts} | {found.tokens:,.0f} | {found.too_small} |", flush=True)
+    return rows
+
+
 def main() -> None:
-    """Train once, score every arm, print the table."""
+    """Count survival, train once, score every arm, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--n", type=int, default=60, help="held-out tasks")
-    parser.add_argument("--demonstrations", type=int, default=1200)
-    parser.add_argument("--steps", type=int, default=1200, help="optimizer steps")
-    parser.add_argument("--tokens", type=int, default=4096, help="tokens of one optimizer step")
+    parser.add_argument("--n", type=int, default=40, help="held-out tasks")
+    parser.add_argument("--scale", type=int, default=8, help="what budgets and lengths are divided by")
+    parser.add_argument("--demonstrations", type=int, nargs=2, default=(3500, 300), help="of short and of long tasks")
+    parser.add_argument("--steps", type=int, nargs=2, default=(500, 100), help="optimizer steps on either")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--survival-only", action="store_true", help="no model")
     parser.add_argument("--resume", action="store_true", help="go on in --out")
     args = parser.parse_args()
     logging.getLogger("nbagent.rollout").setLevel(logging.ERROR)  # Prompts that do not fit are counted in the table.
     run = RunFolder.create(args.out, f"seed = {args.seed}\n", resume=args.resume)
-    folder = train(args.out, args.demonstrations, args.steps, args.tokens, args.seed)
-    heldout = args.out / "tasks" / "heldout"
-    tasks = make_tasks(heldout, args.n, f"{args.seed} heldout")
-    rows = []
-    print("| policy | context | score | note first | note in the middle | prompt tokens | did not fit |")
-    print("|---|---|---|---|---|---|---|")
+    tasks = long_tasks(args.out / "tasks" / "heldout", args.n, f"{args.seed} heldout", args.scale)
+    counting = tokenizer_of(short_tasks(args.out / "tasks" / "counting", 300, f"{args.seed} short"))
+    found = {"survival": survive(tasks, counting, args.scale)}
+    (args.out / "ablation.json").write_text(json.dumps(found, indent=1) + "\n")
+    if args.survival_only:
+        return
+    folder = train(run, args.demonstrations, args.steps, args.scale, args.seed)
+    rows: list[dict[str, Any]] = []
+    print(f"\nHeld-out score, {args.n} tasks of {N_FILES + 2} steps; budgets and lengths divided by {args.scale}\n")
+    print("| policy | budget | score | note first | note in the middle | prompt tokens, all steps | did not fit |")
+    print("|" + "---|" * 7)
     with Rollouts() as rollouts:
-        for arm in ARMS:
+        for arm in arms(args.scale):
             row = figures(arm, score(arm, tasks, folder, run, rollouts))
-            rows.append(row)
+            rows.append({"policy": arm.label, "budget": arm.budget, **row})
             low, high = row["interval"]
+            by_place = " | ".join(f"{100 * row['by_place'][place]:.0f} %" for place in PLACES)
             print(
-                f"| {arm.policy} | {arm.budget} | {100 * row['score']:.0f} % [{100 * low:.0f}, {100 * high:.0f}] | "
-                + " | ".join(f"{100 * row['by_place'][place]:.0f} %" for place in PLACES)
-                + f" | {row['prompt_tokens']:,.0f} | {row['too_small']} |",
+                f"| {arm.label} | {arm.budget} | {100 * row['score']:.0f} % [{100 * low:.0f}, {100 * high:.0f}] | "
+                f"{by_place} | {row['prompt_tokens']:,.0f} | {row['too_small']} |",
                 flush=True,
             )
-    (args.out / "ablation.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (args.out / "ablation.json").write_text(json.dumps({**found, "scores": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

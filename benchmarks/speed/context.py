@@ -32,7 +32,13 @@ from nbagent.trajectory import shared_length
 from nbagent_context import Brief, BudgetTooSmall, Exchange, Memory, Policy, SummaryRequest, message, policy, text_of
 from nbagent_training.scratch import make_tokenizer
 
-POLICIES: dict[str, dict[str, Any]] = {"full": {}, "window": {}, "drop": {}, "summarize": {}}
+POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "full": ("full", {}),
+    "window": ("window", {}),
+    "drop": ("drop", {}),
+    "frugal": ("drop", {"frugal": True}),
+    "summarize": ("summarize", {}),
+}
 STEPS = 300
 ANSWER = 256
 BRIEF = Brief("Answer with Python.", "Which gene has the highest mean count?\nFiles: counts.csv, samples.csv")
@@ -86,28 +92,39 @@ class Episode:
         return list(ids)
 
 
+def chosen_policy(name: str) -> Policy:
+    """The policy of a row; `frugal` is policy `drop` with that option."""
+    kind, options = POLICIES[name]
+    return policy(kind, **options)
+
+
 def next_prompt(name: str, tokenizer: Any, cells: int, budget: int | None) -> dict[str, Any]:
-    """Milliseconds of the first prompt, and of the next one after the last cell was changed: median and worst of 51."""
-    episode, chosen = Episode(), policy(name, **POLICIES[name])
+    """Milliseconds of the first prompt, and of the next one after the last cell was changed: median and worst of 51.
+
+    Also the median of the processor's milliseconds, which other work on the machine changes less.
+    """
+    episode, chosen = Episode(), chosen_policy(name)
     for _ in range(cells):
         episode.step()
     builder = PromptBuilder(tokenizer, (budget or 1 << 30) + ANSWER, ANSWER)
-    taken = []
+    taken, processor = [], []
     for number in range(52):
         text = f"changed {number}\n" * 8
         episode.document.set_outputs(
             f"c{cells}", [{"output_type": "stream", "name": "stdout", "text": text}], cells + number
         )
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         tokens = len(episode.prompt(chosen, builder))
+        processor.append((time.process_time() - worked) * 1e3)
         taken.append((time.perf_counter() - start) * 1e3)
     row = {"policy": name, "cells": cells, "budget": budget, "tokens": tokens, "first_ms": taken[0]}
-    return row | {"median_ms": statistics.median(taken[1:]), "worst_ms": max(taken[1:])}
+    row |= {"median_ms": statistics.median(taken[1:]), "worst_ms": max(taken[1:])}
+    return row | {"cpu_ms": statistics.median(processor[1:])}
 
 
 def episode_of(name: str, tokenizer: Any, budget: int) -> dict[str, Any]:
     """300 prompts: their tokens in all, the longest, and what they share with the next."""
-    episode, chosen = Episode(), policy(name, **POLICIES[name])
+    episode, chosen = Episode(), chosen_policy(name)
     builder = PromptBuilder(tokenizer, budget + ANSWER, ANSWER)
     prompts: list[list[int]] = []
     refused = None
@@ -149,7 +166,7 @@ def peer() -> dict[str, Any]:
 
 def characters(name: str, tokenizer: Any, budget: int) -> int:
     """Characters of all 300 prompts of a policy, to compare with the peer's."""
-    episode, chosen = Episode(), policy(name, **POLICIES[name])
+    episode, chosen = Episode(), chosen_policy(name)
     builder = PromptBuilder(tokenizer, budget + ANSWER, ANSWER)
     total = 0
     for _ in range(STEPS):
@@ -168,7 +185,7 @@ def main() -> None:
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
 
     print("next prompt after one changed cell, ms (rendered, counted and encoded)")
-    print(f"{'policy':10} {'cells':>6} {'budget':>8} {'tokens':>8} {'first':>8} {'median':>8} {'worst':>8}")
+    print(f"{'policy':10} {'cells':>6} {'budget':>8} {'tokens':>8} {'first':>8} {'median':>8} {'worst':>8} {'cpu':>8}")
     speed = []
     for name, (cells, budget) in itertools.product(POLICIES, [(STEPS, None), (STEPS, 8192), (10_000, 8192)]):
         if name == "full" and budget:
@@ -177,7 +194,7 @@ def main() -> None:
         speed.append(row)
         print(
             f"{name:10} {cells:6} {budget or 'none':>8} {row['tokens']:8} {row['first_ms']:8.1f} "
-            f"{row['median_ms']:8.2f} {row['worst_ms']:8.2f}",
+            f"{row['median_ms']:8.2f} {row['worst_ms']:8.2f} {row['cpu_ms']:8.2f}",
             flush=True,
         )
 
