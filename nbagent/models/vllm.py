@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import secrets
 import shutil
 import threading
 import time
@@ -60,7 +61,6 @@ class VLLMModel:
             server: the supervised server.
             url: base address of a running one, with or without `/v1`, instead.
             place: folder for new weights, at the same path for the server; needed where `save` is set.
-
             folder: the served model's, for its terminators; None: the supervised server's.
 
         Raises:
@@ -79,6 +79,8 @@ class VLLMModel:
             server.wait()
         self._served, self._context_length = self._look()
         self._folders = itertools.count()
+        # A server that outlives this run may hold adapters of another.
+        self._tag = f"{SERVED}-{secrets.token_hex(4)}"
         self._adapters: dict[str, Path] = {}
         self._stop_ids = _stop_ids(tokenizer, folder or (server.model if server is not None else None))
         self._under_way, self._swapping = Counter[str](), False
@@ -139,7 +141,7 @@ class VLLMModel:
 
     def _swap_adapter(self, folder: Path, version: int) -> None:
         # The cache of prefixes tells adapters apart by name, so nothing is reset, and calls under way go on.
-        name = f"{SERVED}-{folder.name}"
+        name = f"{self._tag}-{folder.name}"
         if self._server is not None:
             self._server.adapter = (name, folder)
         self._tell("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)}, done="already been loaded")
@@ -214,12 +216,12 @@ class VLLMModel:
             with self._client() as client:
                 models = client.get("/v1/models").json()["data"]
                 bases = [model for model in models if not model.get("parent")]
-                if len(bases) != 1:
-                    raise UsageError(f"{self._url}: serves {len(bases)} models; give a server of one")
-                if self._server is None:
+                if self._server is None and len(bases) == 1:
                     check_log_probs(client, str(bases[0]["id"]))
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             raise UnreachableError(f"{self._url}: no vLLM server answers there ({type(error).__name__})") from error
+        if len(bases) != 1:
+            raise UsageError(f"{self._url}: serves {len(bases)} models; give a server of one")
         return str(bases[0]["id"]), int(bases[0]["max_model_len"])
 
     async def sample(self, prompt: Prompt, params: SamplingParams) -> Completion:
@@ -264,7 +266,7 @@ class VLLMModel:
         ids = tuple(choice["token_ids"])
         stopped = bool(ids) and ids[-1] in self._stop_ids
         return Completion(
-            text=self._tokenizer.decode(list(ids[:-1] if stopped else ids), skip_special_tokens=False),
+            text=self._tokenizer.decode(list(ids[:-1] if stopped else ids)),
             finish="stop" if stopped else "length",
             ids=ids,
             logprobs=tuple(choice["logprobs"]["token_logprobs"]),

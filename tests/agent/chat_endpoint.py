@@ -11,6 +11,7 @@ class Endpoint:
 
     def __init__(self):
         self.script = []
+        self.models = [{"id": "tiny", "max_model_len": 64}]
         self.requests = []
         self.busy = self.busiest = 0
         self.released = threading.Event()
@@ -24,7 +25,7 @@ class Endpoint:
                 pass
 
             def do_GET(self):
-                self.send(200, json.dumps({"data": [{"id": "tiny"}]}))
+                self.send(200, json.dumps({"data": endpoint.models}))
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

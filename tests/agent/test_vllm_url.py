@@ -1,0 +1,134 @@
+"""A vLLM server given by its URL: what it must be like, and what becomes of its faults. The real one: test_vllm.py."""
+
+import json
+
+import pytest
+
+from nbagent.agent import Agent, agent_beside
+from nbagent.errors import ModelError, UsageError
+from nbagent.models.base import Prompt, SamplingParams
+from nbagent.models.endpoint import UnreachableError
+from nbagent.models.opening import model_folder, open_model
+from nbagent.models.scripted import ByteTokenizer
+from nbagent.models.vllm import VLLMModel
+
+TOKENIZER = ByteTokenizer()
+END = TOKENIZER.eos_token_id
+
+
+def answer(ids, logprobs=None, finish="stop", top=(-0.1, -3.1)):
+    found = {"token_logprobs": [-0.5] * len(ids) if logprobs is None else logprobs}
+    found["top_logprobs"] = [{"a": top[0], "b": top[1]}]
+    return json.dumps({"choices": [{"token_ids": ids, "logprobs": found, "finish_reason": finish}]})
+
+
+def opened(endpoint, *script):
+    """A model at the endpoint, past the two requests that look at its log-probs."""
+    endpoint.script[:] = [answer([7]), answer([7], top=(-0.01, -6.01)), *script]
+    model = VLLMModel(TOKENIZER, "m", url=endpoint.url)
+    model._endpoint._backoff_s = 0.001
+    return model
+
+
+async def sampled(model, prompt=(5, 6, 7), **params):
+    try:
+        return await model.sample(Prompt([], ids=prompt), SamplingParams(**{"max_new_tokens": 4, **params}))
+    finally:
+        await model.close()
+
+
+async def test_what_is_sent_and_what_comes_back(endpoint):
+    model = opened(endpoint, answer([104, 105, END], [-1.0, -2.0, -0.5]))
+    assert model.context_length == 64
+    model.version = 3
+    made = await sampled(model, temperature=0.5, seed=2**62)
+    assert (made.text, made.finish, made.ids) == ("hi", "stop", (104, 105, END))
+    assert made.logprobs == (-1.0, -2.0, -0.5)
+    assert made.version == 3
+    _, path, _, body = endpoint.requests[-1]
+    assert path == "/v1/completions"
+    assert (body["prompt"], body["temperature"], body["seed"]) == ([5, 6, 7], 0.5, 2**62)
+    assert body["stop_token_ids"] == [END]
+    assert (body["top_p"], body["top_k"], body["min_p"], body["repetition_penalty"]) == (1, 0, 0, 1)
+
+
+def test_raw_log_probs_are_refused(endpoint):
+    endpoint.script[:] = [answer([7]), answer([7])]
+    with pytest.raises(ModelError, match="--logprobs-mode processed_logprobs"):
+        VLLMModel(TOKENIZER, "m", url=endpoint.url)
+
+
+def test_a_server_of_two_models_is_refused(endpoint):
+    endpoint.models.append({"id": "other", "max_model_len": 9})
+    with pytest.raises(UsageError, match="serves 2 models"):
+        VLLMModel(TOKENIZER, "m", url=endpoint.url)
+
+
+def test_adapters_of_the_model_are_no_models(endpoint):
+    endpoint.models.append({"id": "v1", "max_model_len": 64, "parent": "tiny"})
+    opened(endpoint)
+
+
+def test_nobody_there(endpoint):
+    endpoint.close()
+    with pytest.raises(UnreachableError, match="no vLLM server answers there"):
+        VLLMModel(TOKENIZER, "m", url=endpoint.url)
+
+
+async def test_passing_faults_are_asked_again(endpoint):
+    model = opened(endpoint, "hang up", (503, "busy"), answer([7], finish="abort"), answer([104, END]))
+    assert (await sampled(model)).text == "h"
+    assert len(endpoint.requests) == 6
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ((400, '{"error": "too long"}'), "too long"),
+        (json.dumps({"choices": [{"text": "h", "finish_reason": "stop"}]}), "no token ids"),
+        (answer([104, END], [-1.0]), "no token ids"),
+    ],
+)
+async def test_an_answer_that_cannot_be_trained_on_is_an_error(endpoint, said, why):
+    with pytest.raises(ModelError, match=why):
+        await sampled(opened(endpoint, said))
+
+
+async def test_a_prompt_needs_ids_that_fit(endpoint):
+    with pytest.raises(ModelError, match="do not fit into 64 positions"):
+        await sampled(opened(endpoint), prompt=[5] * 61)
+    with pytest.raises(ModelError, match="token ids"):
+        await sampled(opened(endpoint), prompt=None)
+
+
+async def test_a_server_that_takes_no_weights_says_what_it_needs(endpoint, tmp_path):
+    model = opened(endpoint, (404, "{}"))
+    model._place, model.save = tmp_path, lambda folder: folder.mkdir()
+    with pytest.raises(ModelError, match="VLLM_SERVER_DEV_MODE=1"):
+        model.refresh(1)
+    await model.close()
+
+
+@pytest.mark.parametrize(
+    ("spec", "folder"),
+    [
+        ("models/m", "models/m"),
+        ("vllm:models/m", "models/m"),
+        ("vllm:http://host:8000#models/m", "models/m"),
+        ("vllm:http://host:8000", None),
+        ("openai:http://host/v1#m", None),
+    ],
+)
+def test_the_folder_in_a_models_name(spec, folder):
+    found = model_folder(spec)
+    assert (str(found) if found else None) == folder
+
+
+def test_a_served_folder_keeps_its_agents_settings(tmp_path):
+    Agent(max_steps=7).write_beside(tmp_path)
+    assert agent_beside(f"vllm:{tmp_path}").max_steps == 7
+
+
+def test_a_url_without_the_folder_is_refused():
+    with pytest.raises(UsageError, match="#FOLDER"):
+        open_model("vllm:http://localhost:8000")
