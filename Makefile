@@ -26,7 +26,7 @@ PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check lint golden vllm image-python image-full clean
+.PHONY: help setup demo test check lint golden vllm images image-python image-full clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ setup: $(STAMP) ## a virtual environment in .venv with PyTorch, nbagent and the 
 demo: setup ## train a notebook agent on the CPU, score it before and after, write report and notebooks
 	$(BIN)/nbagent demo --out $(RUN)
 
-test: lint ## every check and every test
+test: lint images ## every check and every test
 	$(PYTEST)
 
 check: lint ## linters, types, floors and the quick tests, in about a minute
@@ -57,6 +57,13 @@ golden: setup ## rewrite the golden files; read the diff before you commit it
 
 vllm: ## real vLLM for machines without a GPU in .venv-vllm (3.4 GB); its tests run where this is
 	PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" .ci/vllm
+
+images: setup ## the images that tests run in: python and r; nothing where no Docker engine answers
+	@if $(BIN)/python -c 'from nbagent_images.engine import engine; engine().__enter__().ping()' 2>/dev/null; then \
+	  for image in python r; do \
+	    $(BIN)/nbagent sandbox build --image $$image $(if $(shell command -v mmdebstrap),--offline) || exit; \
+	  done; \
+	else echo "images: no Docker engine answers; tests that need one are skipped"; fi
 
 image-python: setup ## the image of Python sandboxes, built without a registry
 	$(BIN)/nbagent sandbox build --image python --offline
