@@ -32,7 +32,7 @@ from nbagent.score_run import run_score
 from nbagent.task_filter import TaskFilter, kept_filter
 from nbagent.tasks import Task, TaskSource, open_tasks
 from nbagent_context import BudgetTooSmall, policy
-from nbagent_training.alarms import ALARMS, Check
+from nbagent_training.alarms import ALARMS, Check, no_mixed_groups
 from nbagent_training.branch_practice import BranchPractice
 from nbagent_training.curriculum import Curriculum
 from nbagent_training.dashboard import Dashboard
@@ -303,6 +303,10 @@ class TrainingRun:
             return BranchPractice(curriculum, self.rollouts, sampler, own, self.run, settings.branch)
         return Practice(curriculum, self.rollouts, sampler, own, self.run)
 
+    def _alarms(self) -> Sequence[Check]:
+        """A teacher's advantages do not come from rewards: groups without a difference teach as the others do."""
+        return [check for check in ALARMS if not (self.recipe.distill.teacher and check is no_mixed_groups)]
+
     def _grpo(self, tasks: list[Task]) -> None:
         settings = self.recipe.grpo
         if settings.updates and not self._folder("final").exists():
@@ -320,7 +324,7 @@ class TrainingRun:
                     out=self._folder("grpo"),
                     seed=self.recipe.seed,
                     bf16=self.recipe.bf16,
-                    journal=self._journal("grpo", board, ALARMS),
+                    journal=self._journal("grpo", board, self._alarms()),
                     failures=self.recipe.failures,
                     staleness=self.recipe.sampler.staleness,
                     teacher=open_teacher(self.recipe.distill.teacher, tokenizer),
