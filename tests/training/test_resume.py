@@ -62,13 +62,17 @@ class Lives:
         return int(self.process.stdout.readline())
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lives")
+def questions(folder):
     (folder / "data").mkdir()
     (folder / "data" / "a.csv").write_text("x\n1\n")
     rows = [f"What is {n}?,{1 + n % 2},data,family{n % 2}" for n in range(6)]
     (folder / "questions.csv").write_text("question,answer,data_folder,family\n" + "\n".join(rows) + "\n")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lives")
+    questions(folder)
     (folder / "recipe.toml").write_text(RECIPE.format(folder=folder))
     return folder
 

@@ -152,9 +152,14 @@ def _run(recipe: TrainRecipe, out: Path, resume: bool, console: Console) -> Trai
     from nbagent_training.trackers import check_trackers
 
     check_trackers(recipe.watch)
-    folder = RunFolder.create(out, to_toml(recipe.model_dump(mode="json")), resume=resume)
     from nbagent_training.run import TrainingRun
 
+    if int(os.environ.get("RANK", "0")):
+        # Under `accelerate launch` the first process keeps the run folder.
+        follower = TrainingRun(recipe, RunFolder(out), console)
+        follower.follow()
+        return follower
+    folder = RunFolder.create(out, to_toml(recipe.model_dump(mode="json")), resume=resume)
     made = TrainingRun(recipe, folder, console)
     how = "the same command with --resume goes on"
     try:

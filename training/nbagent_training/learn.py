@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from nbagent_training.recipe import Grpo
 from nbagent_training.recorded import Recorded
 from nbagent_training.rollout_stats import rollout_stats
 from nbagent_training.rollout_stats import staleness as row_staleness
-from nbagent_training.trainer import StepGRPOTrainer, settings
+from nbagent_training.trainer import MakeBatch, StepGRPOTrainer, settings
 
 
 def learn(
@@ -52,15 +53,11 @@ def learn(
     """
     seconds = {"rollout_s": 0.0, "update_from": time.monotonic()}
     limits = failures or Failures()
-    use_own_attention(model)
     source: RolloutSource = practice
     if staleness and isinstance(practice, Practice):
         source = Overlap(practice, staleness=staleness, updates=recipe.updates, cancel=practice.rollouts.cancel)
 
     def make_batch(update: int) -> Batch:
-        if not trainer.accelerator.is_main_process:
-            # The main process makes all rollouts; the trainer deals out the rows.
-            return Batch([], {})
         begin = time.monotonic()
         sampler.refresh(update)
         groups = source.next_groups(recipe.tasks_per_update, update)
@@ -93,6 +90,45 @@ def learn(
         }
         journal.add(update, {**known(logs), **took})
 
+    trainer = grpo_trainer(model, tokenizer, recipe, make_batch, out=out, seed=seed, bf16=bf16, report=logged)
+    checkpoint = last_whole_checkpoint(out)
+    journal.begin(step_of(checkpoint))
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (KeyboardInterrupt, TooManyFailures):
+        # Other processes may not be where a checkpoint of all could be written; then the last one stands, and the
+        # updates since are made again from their rollouts.
+        if trainer.accelerator.num_processes == 1:
+            trainer.save_if_whole()
+        raise
+    finally:
+        if isinstance(source, Overlap):
+            source.close()
+    sampler.refresh(recipe.updates)
+
+
+def follow(model: Any, tokenizer: Any, recipe: Grpo, *, out: Path, seed: int, bf16: bool) -> None:
+    """What every process but the first does under `accelerate launch`: its share of each update's rows.
+
+    The first one makes all rollouts and does all that is done once.
+    """
+    trainer = grpo_trainer(model, tokenizer, recipe, lambda update: Batch([], {}), out=out, seed=seed, bf16=bf16)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(out))
+
+
+def grpo_trainer(
+    model: Any,
+    tokenizer: Any,
+    recipe: Grpo,
+    make_batch: MakeBatch,
+    *,
+    out: Path,
+    seed: int,
+    bf16: bool,
+    report: Callable[[int, dict[str, float]], None] | None = None,
+) -> StepGRPOTrainer:
+    """The trainer of a recipe, the same in every process: AdamW, a rate that rises and falls linearly."""
+    use_own_attention(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)
 
@@ -100,7 +136,7 @@ def learn(
         rise = min(1.0, (update + 1) / max(1, recipe.warmup))
         return rise * (1 - (1 - recipe.final_lr) * update / max(1, recipe.updates))
 
-    trainer = StepGRPOTrainer(
+    return StepGRPOTrainer(
         model,
         tokenizer,
         settings(
@@ -120,20 +156,6 @@ def learn(
         loss=recipe.loss,
         temperature=recipe.temperature,
         kernel=recipe.attention,
-        report=logged,
+        report=report,
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, scale)),
     )
-    checkpoint = last_whole_checkpoint(out)
-    journal.begin(step_of(checkpoint))
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except (KeyboardInterrupt, TooManyFailures):
-        # Other processes may not be where a checkpoint of all could be written; then the last one stands, and the
-        # updates since are made again from their rollouts.
-        if trainer.accelerator.num_processes == 1:
-            trainer.save_if_whole()
-        raise
-    finally:
-        if isinstance(source, Overlap):
-            source.close()
-    sampler.refresh(recipe.updates)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ from nbagent_training.demonstrations import Step, demonstrate, text_of_steps
 from nbagent_training.distill import open_teacher
 from nbagent_training.engine import Engine, TrainedSampler
 from nbagent_training.journal import Journal
-from nbagent_training.learn import learn
+from nbagent_training.learn import follow, learn
 from nbagent_training.lora import add_lora
 from nbagent_training.packing import TreeRow, pack
 from nbagent_training.practice import Practice, check_rewards
@@ -84,6 +85,7 @@ class TrainingRun:
             self.console.print(f"{self.run.path}: this run is finished; its report: {self.run.report}", highlight=False)
             return
         recipe = self.recipe
+        self._check_processes()
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         transformers_logging.disable_progress_bar()
@@ -106,6 +108,31 @@ class TrainingRun:
         with self.stages.stage("report"):
             build_report(self.run.path)
         self.run.describe(finished=datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def follow(self) -> None:
+        """What a process that is not the first does under `accelerate launch`: its share of the updates.
+
+        Raises:
+            UsageError: what is done once, before GRPO, is not done yet.
+        """
+        recipe = self.recipe
+        self._check_processes()
+        if not recipe.grpo.updates or self._folder("final").exists():
+            return
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
+        model, tokenizer = self._load("warm") if recipe.warm_start.steps else self._start()
+        folder = self._folder("grpo")
+        follow(add_lora(model, recipe.lora), tokenizer, recipe.grpo, out=folder, seed=recipe.seed, bf16=recipe.bf16)
+
+    def _check_processes(self) -> None:
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if several and self.recipe.warm_start.steps and not self._folder("warm").exists():
+            raise UsageError(
+                "warm_start: is done in one process; run the same command without `accelerate launch` until it is over"
+            )
 
     def _bundled(self, name: str, n: int, seed: int) -> str:
         split = self.recipe.tasks.heldout_split if name == "heldout" else "train"

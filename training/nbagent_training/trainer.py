@@ -48,6 +48,8 @@ def settings(out: Path, *, steps: int, seed: int, bf16: bool, **more: Any) -> Tr
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "ddp_find_unused_parameters": False,
         "ddp_broadcast_buffers": False,
+        # Seconds that processes wait for the one that makes the rollouts, and scores before the first of them.
+        "ddp_timeout": 7 * 24 * 3600,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "eval_strategy": "no",
