@@ -20,7 +20,7 @@ from nbagent.errors import UsageError
 from nbagent.rollouts import Group
 from nbagent.samples import CallKind, StepSample, samples
 from nbagent_training.advantages import ESTIMATORS, Advantages
-from nbagent_training.tree import Key, Leaf, Tree, leaf_of
+from nbagent_training.tree import Key, Tree, leaf_of
 from nbagent_training.weights import token_weights
 
 if TYPE_CHECKING:  # the recipe knows the models made from scratch, and they know torch
@@ -64,21 +64,24 @@ def batch_of(groups: Sequence[Group], settings: Grpo) -> Batch:
     """The rows of an update.
 
     Args:
-        groups: their attempts without infrastructure failures; groups of the same task are one.
+        groups: each compared within itself; attempts without a reward are in nothing.
         settings: grouping, statistics and normalisation.
 
     Raises:
         UsageError: calls without token ids, or branched attempts under a grouping that knows no branches.
     """
-    tasks: dict[str, list[Leaf]] = defaultdict(list)
     counted: dict[str, float] = defaultdict(float)
+    trees = []
     for group in groups:
         for name, count in group.counts.items():
             counted[name] += count
-        for made in group.trajectories:
-            if made.reward is not None:
-                tasks[made.task_id].append(leaf_of(made.rollout_id, made.reward, made.truncated, samples(made)))
-    batch = batch_of_trees([Tree(leaves) for leaves in tasks.values()], settings)
+        leaves = [
+            leaf_of(made.rollout_id, made.reward, made.truncated, samples(made))
+            for made in group.trajectories
+            if made.reward is not None
+        ]
+        trees += [Tree(leaves)] if leaves else []
+    batch = batch_of_trees(trees, settings)
     batch.stats.update(counted)
     return batch
 
