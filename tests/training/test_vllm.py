@@ -20,12 +20,15 @@ from peft import LoraConfig, get_peft_model
 from nbagent.env import EnvLimits
 from nbagent.errors import ModelError, UsageError
 from nbagent.models.base import Prompt, SamplingParams
+from nbagent.models.hf import load
 from nbagent.models.vllm import VLLMModel
 from nbagent.models.vllm_server import VLLMServer, find_interpreter
 from nbagent.rollout import RolloutSettings
 from nbagent.rollouts import Rollouts
 from nbagent.samples import samples
 from nbagent.tasks import Outcome, open_tasks
+from nbagent_training.engine import Engine
+from nbagent_training.sampler_settings import Sampler
 from nbagent_training.scratch import Size, make_model
 
 try:
@@ -226,12 +229,19 @@ def kill_once_busy(sampler, server):
     os.killpg(server._process.pid, signal.SIGKILL)
 
 
-def test_an_adapter_is_loaded_beside_the_one_before(rollouts, trained, tokenizer, tmp_path):
-    adapted = get_peft_model(network(tokenizer, 3), LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
-    with served(rollouts, trained, tokenizer, tmp_path, lora_rank=4) as (sampler, server):
+def test_a_run_with_lora_gives_the_server_adapters(rollouts, trained, tokenizer, tmp_path):
+    """Each under a name of its own; the base stays, and the adapter before goes once nobody uses it."""
+    trained.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    base, _ = load(tmp_path / "base")
+    adapted = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+    settings = Sampler(engine="vllm", python=str(INTERPRETER.python))
+    engine = Engine(settings, tmp_path, rollouts, bf16=False, starting=lambda name: contextlib.nullcontext())
+    try:
+        sampler = engine.of(adapted, tokenizer, "grpo")
         (plain,) = ask(rollouts, sampler, max_new_tokens=8, temperature=0.0)
-        sampler.save = adapted.save_pretrained
-        for version in (1, 2, 3):
+        assert plain.ids == greedy(trained, PROMPT, 8)
+        for version in (1, 2):
             for name, p in adapted.named_parameters():
                 if "lora_B" in name:
                     torch.nn.init.normal_(p, std=0.5)
@@ -240,13 +250,14 @@ def test_an_adapter_is_loaded_beside_the_one_before(rollouts, trained, tokenizer
             gaps = [(log_probs(adapted, PROMPT, c.ids) - torch.tensor(c.logprobs)).abs().mean() for c in made]
             assert max(gaps) < 1e-3
             assert {c.version for c in made} == {version}
-            (changed,) = ask(rollouts, sampler, max_new_tokens=8, temperature=0.0)
-            assert changed.ids != plain.ids
-        assert list(sampler._adapters.values()) == [tmp_path / "weights-000002"]
-        assert server.adapter == next(iter(sampler._adapters.items()))
+            assert ask(rollouts, sampler, max_new_tokens=8, temperature=0.0)[0].ids != plain.ids
+        assert list(sampler._adapters.values()) == [tmp_path / "sampler" / "weights-000002"]
         sampler.save = trained.save_pretrained
         with pytest.raises(ModelError, match="no adapter"):
-            sampler.refresh(4)
+            sampler.refresh(3)
+    finally:
+        engine.close()
+    assert not list((tmp_path / "sampler").glob("weights-*"))
 
 
 OWNER = """
