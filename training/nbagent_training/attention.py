@@ -134,6 +134,8 @@ def forest_attention(
             f"the model attends within a window of {sliding_window} tokens, which the trainer does not do; "
             "train a model with full attention, or with a window that no row exceeds"
         )
+    # Under autocast normed queries and keys are still float32.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     if forest.blocks is not None:
         flex = _flex(query.device.type)
         out = flex(query, key, value, block_mask=forest.blocks, scale=scaling, enable_gqa=True)
@@ -155,9 +157,13 @@ def _attend(
             seen = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool).tril()
         added = torch.zeros(seen.shape, dtype=query.dtype).masked_fill_(~seen, HIDDEN)
         return dense_attention(None, query, key, value, added, scaling)[0]
-    causal = seen is None
+    share = query.shape[1] // key.shape[1]
+    if seen is not None and share > 1:
+        # The fused kernels take grouped heads only without a mask.
+        key, value = key.repeat_interleave(share, 1), value.repeat_interleave(share, 1)
+    grouped = query.shape[1] != key.shape[1]
     out = scaled_dot_product_attention(
-        query, key, value, attn_mask=seen, is_causal=causal, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+        query, key, value, attn_mask=seen, is_causal=seen is None, scale=scaling, enable_gqa=grouped
     )
     return out.transpose(1, 2)
 

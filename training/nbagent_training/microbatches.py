@@ -27,11 +27,11 @@ def divide(rows: Sequence[TrainingRow], budget: int, n_processes: int = 1) -> li
         return []
     wholes = [(*row.prompt_ids, *row.completion_ids) for row in rows]
     order = sorted(range(len(rows)), key=wholes.__getitem__)
-    # What a row adds to a chunk that holds the row before it.
+    # What a row adds, at most, to a chunk that holds the row before it: up to LEAST tokens may not be worth sharing.
     added = [len(wholes[order[0]])]
     for before, place in pairwise(order):
         same = shared(wholes[before], wholes[place])
-        added.append(len(wholes[place]) - (same if same >= LEAST else 0))
+        added.append(len(wholes[place]) - max(0, same - LEAST))
     if n_processes > 1:
         budget = min(budget, -(-sum(added) // n_processes))
     chunks: list[list[TrainingRow]] = []

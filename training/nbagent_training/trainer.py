@@ -96,9 +96,9 @@ class StepGRPOTrainer(SealedCheckpoints, Trainer):  # type: ignore[misc]
             report: takes each log line.
             more: further arguments of Transformers' Trainer.
         """
+        super().__init__(model=model, args=args, processing_class=tokenizer, **more)
         use_own_attention(model)
         check_scores(model)
-        super().__init__(model=model, args=args, processing_class=tokenizer, **more)
         self.make_batch = make_batch
         self.token_budget = token_budget
         self.loss = loss or Loss()
