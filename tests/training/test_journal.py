@@ -126,7 +126,8 @@ def test_where_there_is_no_terminal_a_log_is_not_flooded():
     assert words[0] == "grpo: 50 …"
     assert words[1].startswith("grpo 1/50")
     assert words[2] == "ALARM at grpo 20: truncation: much; do less [of] it"
-    assert len(words) == 4
+    assert words[3].startswith("grpo 50/50")
+    assert len(words) == 5
 
 
 def test_on_a_terminal_there_is_a_table_with_small_curves():

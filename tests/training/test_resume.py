@@ -11,6 +11,7 @@ import pytest
 from nbagent.runfolder import RunFolder
 from nbagent.tasks import Outcome
 from nbagent_training.checkpoints import is_whole
+from nbagent_training.metrics import METRICS
 
 pytestmark = pytest.mark.slow
 
@@ -112,6 +113,7 @@ def test_the_run_that_is_compared_with_learns(whole):
     lines = whole.read_metrics()
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     assert all(line["attempts"] == 8 for line in lines)
+    assert {name for line in lines for name in line} - {"phase", "step", "alarms"} <= set(METRICS)
     assert any(line["share_mixed"] > 0 for line in lines)
     assert any(line["grad_norm"] > 0 for line in lines)
 

@@ -40,6 +40,7 @@ class Dashboard:
         self._live: Live | None = None
         self._began = self._said = time.monotonic()
         self._first = -1
+        self._unsaid: Mapping[str, Any] = {}
 
     def __enter__(self) -> Dashboard:
         self._began = time.monotonic()
@@ -57,6 +58,8 @@ class Dashboard:
         if self._live is not None:
             self._live.stop()
         else:
+            if self._unsaid:
+                self._say(self._unsaid)
             took = time.monotonic() - self._began
             self._console.print(f"{self._name}: {took:.1f} s", highlight=False, markup=False)
 
@@ -70,9 +73,14 @@ class Dashboard:
         if self._live is not None:
             self._live.update(Group(table(lines), Text(self._progress(step), style="dim")))
         elif time.monotonic() - self._said >= EVERY_S:
-            self._said = time.monotonic()
-            numbers = [f"{name} {lines[-1][name]:.4g}" for name in BRIEF if name in lines[-1]]
-            self._console.print(f"{self._progress(step)}  {'  '.join(numbers)}", highlight=False, markup=False)
+            self._say(lines[-1])
+        else:
+            self._unsaid = lines[-1]
+
+    def _say(self, line: Mapping[str, Any]) -> None:
+        self._said, self._unsaid = time.monotonic(), {}
+        words = [self._progress(int(line["step"])), *(f"{name} {line[name]:.4g}" for name in BRIEF if name in line)]
+        self._console.print("  ".join(words), highlight=False, markup=False, soft_wrap=True)
 
     def _progress(self, step: int) -> str:
         took = time.monotonic() - self._began

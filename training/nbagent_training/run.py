@@ -82,7 +82,8 @@ class TrainingRun:
         """
         if self.run.description().get("finished"):
             self.scores = {path.stem: read_score(path) for path in sorted((self.run.path / "scores").glob("*.json"))}
-            self.console.print(f"{self.run.path}: this run is finished; its report: {self.run.report}", highlight=False)
+            words = f"{self.run.path}: this run is finished; its report: {self.run.report}"
+            self.console.print(words, highlight=False, soft_wrap=True)
             return
         recipe = self.recipe
         self._check_processes()
