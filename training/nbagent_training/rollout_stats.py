@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nbagent.eventlog import Event
 from nbagent.rollouts import Group
-from nbagent.trajectory import Trajectory
 from nbagent_training.groups import Batch
 
 
@@ -15,11 +15,13 @@ def rollout_stats(groups: Sequence[Group]) -> dict[str, float]:
     if not made:
         return {}
     live = [[t.reward or 0.0 for t in group.trajectories] for group in groups if group.trajectories]
-    calls = [_calls(t) for t in made]
-    every = [call for of_one in calls for call in of_one]
+    calls = [_calls(t.events) for t in made]
+    # What attempts share counts once: a branch's events say which of them happened in another.
+    own = [event for t in made for event in t.events if "rollout" not in event]
+    every = _calls(own)
     prompts = [prompt for prompt, _ in every]
     completions = [completion for _, completion in every]
-    observations = [e for t in made for e in t.events if e["kind"] == "observation"]
+    observations = [e for e in own if e["kind"] == "observation"]
     malformed = sum(bool(e["error"]) for e in observations)
     return {
         "share_all_0": sum(max(r) <= 0 for r in live) / len(live),
@@ -46,9 +48,9 @@ def staleness(batch: Batch, update: int) -> dict[str, float]:
     return {"staleness_mean": _mean(ages), "staleness_max": max(ages)} if ages else {}
 
 
-def _calls(trajectory: Trajectory) -> list[tuple[float, float]]:
+def _calls(events: Sequence[Event]) -> list[tuple[float, float]]:
     """Tokens of prompt and completion, by model call."""
-    counts = (e["tokens"] for e in trajectory.events if e["kind"] == "call")
+    counts = (e["tokens"] for e in events if e["kind"] == "call")
     return [(float(count["prompt"]), float(count["completion"])) for count in counts]
 
 
