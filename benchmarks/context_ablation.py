@@ -47,6 +47,8 @@ ROOMY = 1 << 20
 """Tokens that nothing is cut for."""
 SHORT_SCALE = 4
 """What the budgets of short tasks are divided by: little is cut there."""
+STAGES = (("short", 1.0), ("long", 0.5), ("longer", 1.0))
+"""What is trained on, one after the other, and its learning rates as a multiple of the demo's warm start."""
 OTHERS = 2
 """Of a long task's easy steps, which read the next file, so many are trained on."""
 
@@ -81,20 +83,24 @@ def row_of(task: Task, arm: Arm, tokenizer: Any, others: int, r: Random) -> Tree
 
 
 def train(run: RunFolder, n: Sequence[int], steps: Sequence[int], scale: int, seed: int) -> Path:
-    """The model's folder, made where it is not there: `n` demonstrations and `steps` steps of short and of long tasks."""
-    short = run.checkpoints / "short"
-    if not short.exists():
-        tasks = short_tasks(run.path / "tasks" / "short", n[0], f"{seed} short")
-        tokenizer = tokenizer_of(tasks[:300])
-        rows = rows_of(tasks, arms(SHORT_SCALE), N_FILES, tokenizer, seed)
-        learn(run, short, make_model(tokenizer, SIZE, seed), tokenizer, rows, steps[0], 1.0, seed)
-    long = run.checkpoints / "long"
-    if not long.exists():
-        model, tokenizer = load(short)
-        tasks = long_tasks(run.path / "tasks" / "long", n[1], f"{seed} long", scale)
-        rows = rows_of(tasks, arms(scale), OTHERS, tokenizer, seed)
-        learn(run, long, model, tokenizer, rows, steps[1], 0.5, seed)
-    return long
+    """The model's folder. Stages that are done are not done again."""
+    before: Path | None = None
+    for number, (name, lr) in enumerate(STAGES):
+        folder = run.checkpoints / name
+        if not folder.exists():
+            place, drawn = run.path / "tasks" / name, f"{seed} {name}"
+            if before is None:
+                tasks = short_tasks(place, n[number], drawn)
+                tokenizer = tokenizer_of(tasks[:300])
+                model = make_model(tokenizer, SIZE, seed)
+                rows = rows_of(tasks, arms(SHORT_SCALE), N_FILES, tokenizer, seed)
+            else:
+                model, tokenizer = load(before)
+                rows = rows_of(long_tasks(place, n[number], drawn, scale), arms(scale), OTHERS, tokenizer, seed)
+            learn(run, folder, model, tokenizer, rows, steps[number], lr, seed)
+        before = folder
+    assert before is not None
+    return before
 
 
 def rows_of(tasks: Sequence[Task], seen: Sequence[Arm], others: int, tokenizer: Any, seed: int) -> list[TreeRow]:
@@ -197,8 +203,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n", type=int, default=40, help="held-out tasks")
     parser.add_argument("--scale", type=int, default=8, help="what budgets and lengths are divided by")
-    parser.add_argument("--demonstrations", type=int, nargs=2, default=(3500, 300), help="of short and of long tasks")
-    parser.add_argument("--steps", type=int, nargs=2, default=(500, 100), help="optimizer steps on either")
+    parser.add_argument("--demonstrations", type=int, nargs=3, default=(3500, 300, 400), help="of each stage")
+    parser.add_argument("--steps", type=int, nargs=3, default=(500, 100, 150), help="optimizer steps of each stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--survival-only", action="store_true", help="no model")
     parser.add_argument("--resume", action="store_true", help="go on in --out")
@@ -206,9 +212,12 @@ def main() -> None:
     logging.getLogger("nbagent.rollout").setLevel(logging.ERROR)  # Prompts that do not fit are counted in the table.
     run = RunFolder.create(args.out, f"seed = {args.seed}\n", resume=args.resume)
     tasks = long_tasks(args.out / "tasks" / "heldout", args.n, f"{args.seed} heldout", args.scale)
-    counting = tokenizer_of(short_tasks(args.out / "tasks" / "counting", 300, f"{args.seed} short"))
-    found = {"survival": survive(tasks, counting, args.scale)}
-    (args.out / "ablation.json").write_text(json.dumps(found, indent=1) + "\n")
+    results = args.out / "ablation.json"
+    found: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
+    if "survival" not in found:
+        counting = tokenizer_of(short_tasks(args.out / "tasks" / "counting", 300, f"{args.seed} short"))
+        found["survival"] = survive(tasks, counting, args.scale)
+        results.write_text(json.dumps(found, indent=1) + "\n")
     if args.survival_only:
         return
     folder = train(run, args.demonstrations, args.steps, args.scale, args.seed)
@@ -227,7 +236,7 @@ def main() -> None:
                 f"{by_place} | {row['prompt_tokens']:,.0f} | {row['too_small']} |",
                 flush=True,
             )
-    (args.out / "ablation.json").write_text(json.dumps({**found, "scores": rows}, indent=1) + "\n")
+    results.write_text(json.dumps({**found, "scores": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
