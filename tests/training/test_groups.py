@@ -240,6 +240,8 @@ def test_a_rows_version_and_kind_come_from_its_sample():
         ({"branch": {"alternatives": 2}}, "grpo.branch"),
         ({"grouping": "branch", "group_size": 2}, "alternatives"),
         ({"grouping": "branch", "branch": {"roots": 3}}, "roots"),
+        ({"grouping": "branch", "branch": {"where": "every", "probability": 0.9}}, "probability"),
+        ({"grouping": "branch", "branch": {"entropy_weight": 0.9}}, "entropy_weight"),
         ({"grouping": "rollout", "gamma": 0.9}, "gamma"),
         ({"state_weight": 2.0}, "state_weight"),
         ({"normalisation": "constant"}, "constant_tokens"),

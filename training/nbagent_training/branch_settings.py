@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nbagent.recipe import Recipe
 
@@ -31,3 +31,11 @@ class Branch(Recipe):
     calls: int = Field(default=0, ge=0)
     """Model calls that a task's attempts may take; nothing is branched where it could become more. 0: what group_size
     attempts of the most steps take."""
+
+    @model_validator(mode="after")
+    def _together(self) -> Branch:
+        if self.where == "every" and self.probability != Branch.model_fields["probability"].default:
+            raise ValueError('probability: where = "every" has none; take where = "random", or leave it out')
+        if self.where != "entropy" and self.entropy_weight != Branch.model_fields["entropy_weight"].default:
+            raise ValueError('entropy_weight: only where = "entropy" has one')
+        return self
