@@ -168,6 +168,10 @@ def test_the_recipe_of_a_scores_rollouts_is_their_model_for_two_passes(scored, f
     )
     assert offline_recipe(scored.path, given).grpo.loss.old == "trainer"
     assert offline_recipe(scored.path, given).grpo.lr == 0.5
+    for name in ("t0-0", "t0-3", "t1-0", "t1-1"):
+        scored.rollout_path(name).unlink()
+    with pytest.raises(UsageError, match="in none of its 3 groups do rewards differ"):
+        offline_recipe(scored.path)
 
 
 @pytest.mark.slow

@@ -53,8 +53,11 @@ def _of_score(run: RunFolder) -> dict[str, Any]:
         raise UsageError(f"{run.path}: its model {score.model} is an endpoint, which gave no token ids to train on")
     if not score.temperature:
         raise UsageError(f"{run.path}: its rollouts are greedy, so those of a task are all alike; score with --n 8")
-    live = sum(group.mixed for group in recorded(run))
-    tasks_per_update = min(12, max(1, live))
+    groups = recorded(run)
+    live = sum(group.mixed for group in groups)
+    if not live:
+        raise UsageError(f"{run.path}: in none of its {len(groups)} groups do rewards differ: nothing to learn from")
+    tasks_per_update = min(12, live)
     return {
         "seed": score.seed,
         "tasks": {"n_heldout": 0},
@@ -63,6 +66,6 @@ def _of_score(run: RunFolder) -> dict[str, Any]:
         "grpo": {
             "temperature": score.temperature,
             "tasks_per_update": tasks_per_update,
-            "updates": max(1, ceil(PASSES * live / tasks_per_update)),
+            "updates": ceil(PASSES * live / tasks_per_update),
         },
     }
