@@ -1,9 +1,9 @@
 """Checkpoints: torn ones are passed over, and all random states come back."""
 
+import copy
 import random
 
 import numpy as np
-import pytest
 import torch
 
 from nbagent_training.checkpoints import SEAL, is_whole, last_whole_checkpoint, seal, step_of
@@ -54,8 +54,9 @@ class Draws:
         return Batch([TrainingRow((5, 7, 9), (10, 11), (-2.0, -3.0), rng.gauss(0, 1), 0.5)], {})
 
 
-def train(tiny, tokenizer, out, draws):
-    config = settings(out, steps=4, seed=0, bf16=False, learning_rate=1e-3, save_strategy="no", ignore_data_skip=True)
+def train(tiny, tokenizer, out, draws, **more):
+    given = {"learning_rate": 1e-3, "save_strategy": "no", "ignore_data_skip": True, **more}
+    config = settings(out, steps=4, seed=0, bf16=False, **given)
     trainer = StepGRPOTrainer(tiny, tokenizer, config, draws, token_budget=256)
     try:
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(out))
@@ -64,8 +65,6 @@ def train(tiny, tokenizer, out, draws):
 
 
 def test_random_states_optimizer_and_weights_go_on(tiny, tokenizer, tmp_path):
-    import copy
-
     torch.set_num_threads(1)
     whole, cut, again = tiny, copy.deepcopy(tiny), copy.deepcopy(tiny)
     one = Draws()
@@ -80,6 +79,16 @@ def test_random_states_optimizer_and_weights_go_on(tiny, tokenizer, tmp_path):
         assert torch.equal(a, b)
 
 
+def test_a_run_killed_behind_its_last_checkpoint_has_its_weights_back(tiny, tokenizer, tmp_path):
+    torch.set_num_threads(1)
+    again, draws = copy.deepcopy(tiny), Draws()
+    train(tiny, tokenizer, tmp_path, Draws(), save_strategy="steps", save_steps=2)
+    train(again, tokenizer, tmp_path, draws, save_strategy="steps", save_steps=2)
+    assert draws.seen == {}
+    for a, b in zip(tiny.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_a_checkpoint_that_is_there_is_not_written_again(tiny, tokenizer, tmp_path):
     train(tiny, tokenizer, tmp_path, Draws(until=2))
     before = (tmp_path / "checkpoint-2" / SEAL).stat().st_mtime_ns
@@ -87,10 +96,12 @@ def test_a_checkpoint_that_is_there_is_not_written_again(tiny, tokenizer, tmp_pa
     assert (tmp_path / "checkpoint-2" / SEAL).stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
-def test_what_a_trainer_saves_is_under_the_seal(tiny, tokenizer, tmp_path, name):
+def test_what_a_trainer_saves_is_under_the_seal(tiny, tokenizer, tmp_path):
     train(tiny, tokenizer, tmp_path, Draws(until=1))
     made = tmp_path / "checkpoint-1"
-    assert is_whole(made)
-    (made / name).write_bytes((made / name).read_bytes()[:-1])
-    assert not is_whole(made)
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        whole = (made / name).read_bytes()
+        assert is_whole(made)
+        (made / name).write_bytes(whole[:-1])
+        assert not is_whole(made), name
+        (made / name).write_bytes(whole)
