@@ -2,16 +2,19 @@
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
+import torch
 
 from nbagent.env import EnvLimits
 from nbagent.models.base import SamplingParams
+from nbagent.models.hf import HFModel
 from nbagent.models.scripted import ByteTokenizer, ScriptedModel
 from nbagent.rollout import RolloutSettings
 from nbagent.rollouts import Rollouts, RolloutSource
 from nbagent.runfolder import RunFolder
+from nbagent.samples import samples
 from nbagent.tasks import Outcome, Task, Verdict
 from nbagent_training.branch_practice import BranchPractice
 from nbagent_training.branch_settings import Branch
@@ -111,3 +114,24 @@ def test_a_root_has_its_own_share_of_calls_and_attempts(rollouts, tmp_path):
     assert (source.rules.attempts, source.rules.calls) == (4, 10)
     assert group.counts["model_calls"] <= 20
     assert len(group.trajectories) <= 8
+
+
+def test_a_model_in_lockstep_waits_for_branches_too_and_runs_repeat(tiny, tokenizer, rollouts, tmp_path):
+    """With one thread all numbers are the same in every run; a branch that the model did not know of would hang it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        made = []
+        for name in ("one", "two"):
+            run = RunFolder.create(tmp_path / name, "")
+            source = practice(rollouts, run, tmp_path, where="entropy", probability=0.6)
+            source.settings = replace(SETTINGS, sampling=SamplingParams(max_new_tokens=6))
+            source.model = HFModel(tiny, tokenizer, "tiny", lockstep=True)
+            groups = source.next_groups(2, 0)
+            rollouts.call(source.model.close())
+            made.append([samples(t) for group in groups for t in group.trajectories])
+            assert sum(group.counts["branchings"] for group in groups) >= 1
+            assert source.model.live == 0
+        assert made[0] == made[1]
+    finally:
+        torch.set_num_threads(threads)
