@@ -13,6 +13,8 @@ from nbagent.models.hf import load
 from nbagent.models.opening import check_folder
 from nbagent.recipe import to_toml
 from nbagent_training.export import export
+from nbagent_training.lora import add_lora
+from nbagent_training.loss_settings import Lora
 from nbagent_training.recipe import TrainRecipe
 
 IDS = torch.tensor([[5, 9, 60, 77, 12, 200, 31]])
@@ -43,10 +45,8 @@ def run(base, tmp_path):
 
 def adapted(base, folder):
     """LoRA adapters that change something, saved; the adapted model."""
-    from peft import LoraConfig, get_peft_model
-
     torch.manual_seed(0)
-    model = get_peft_model(load(base)[0], LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+    model = add_lora(load(base)[0], Lora(rank=4, alpha=8))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
