@@ -6,10 +6,10 @@
 First what needs no model: in how many held-out tasks the prompt of the decisive step still holds the fact that the
 answer needs, per policy and budget (`context_arms.py`). Then one small model is made from scratch and trained on
 demonstrations of every policy at every budget, so that no policy's prompts are strange to it: on short tasks, where it
-learns to copy, then on long ones. The same weights attempt the same held-out tasks (`context_tasks.py`) under each
+learns to copy, then on longer ones. The same weights attempt the same held-out tasks (`context_tasks.py`) under each
 policy and budget, greedily, in real kernels. Budgets of 2k, 4k and 8k tokens and all lengths are divided by `--scale`,
 since a model of three million parameters on a CPU cannot be trained on rows of 5,000 tokens in an hour. Prints Markdown
-tables, with 95 % Wilson intervals, and writes DIR/ablation.json.
+tables, with 95 % Wilson intervals, and writes DIR/ablation.json. With --resume, what is done is not done again.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ ROOMY = 1 << 20
 """Tokens that nothing is cut for."""
 SHORT_SCALE = 4
 """What the budgets of short tasks are divided by: little is cut there."""
-STAGES = (("short", 1.0), ("long", 0.5), ("longer", 1.0))
+STAGES = (("short", 1.0), ("middle", 1.0), ("long", 0.5))
 """What is trained on, one after the other, and its learning rates as a multiple of the demo's warm start."""
-OTHERS = 2
+OTHERS = 3
 """Of a long task's easy steps, which read the next file, so many are trained on."""
 
 
-def short_tasks(folder: Path, n: int, seed: str) -> list[Task]:
-    """Tasks of two or three files of three to six values each."""
+def short_tasks(folder: Path, n: int, seed: str, n_files: int = 3, n_values: int = 6) -> list[Task]:
+    """Tasks of two to `n_files` files of three to `n_values` values each."""
     sizes = [Random(f"{seed} {number} size") for number in range(n)]
-    return [make_task(folder, i, seed, r.randint(2, 3), r.randint(3, 6)) for i, r in enumerate(sizes)]
+    return [make_task(folder, i, seed, r.randint(2, n_files), r.randint(3, n_values)) for i, r in enumerate(sizes)]
 
 
 def tokenizer_of(tasks: Sequence[Task]) -> Any:
@@ -96,7 +96,13 @@ def train(run: RunFolder, n: Sequence[int], steps: Sequence[int], scale: int, se
                 rows = rows_of(tasks, arms(SHORT_SCALE), N_FILES, tokenizer, seed)
             else:
                 model, tokenizer = load(before)
-                rows = rows_of(long_tasks(place, n[number], drawn, scale), arms(scale), OTHERS, tokenizer, seed)
+                middle = name == "middle"
+                tasks = (
+                    short_tasks(place, n[number], drawn, N_FILES, 12)
+                    if middle
+                    else long_tasks(place, n[number], drawn, scale)
+                )
+                rows = rows_of(tasks, arms(scale), N_FILES if middle else OTHERS, tokenizer, seed)
             learn(run, folder, model, tokenizer, rows, steps[number], lr, seed)
         before = folder
     assert before is not None
@@ -203,8 +209,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n", type=int, default=40, help="held-out tasks")
     parser.add_argument("--scale", type=int, default=8, help="what budgets and lengths are divided by")
-    parser.add_argument("--demonstrations", type=int, nargs=3, default=(3500, 300, 400), help="of each stage")
-    parser.add_argument("--steps", type=int, nargs=3, default=(500, 100, 150), help="optimizer steps of each stage")
+    parser.add_argument("--demonstrations", type=int, nargs=3, default=(3500, 900, 400), help="of each stage")
+    parser.add_argument("--steps", type=int, nargs=3, default=(500, 200, 120), help="optimizer steps of each stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--survival-only", action="store_true", help="no model")
     parser.add_argument("--resume", action="store_true", help="go on in --out")
