@@ -185,7 +185,8 @@ def docker_image() -> str:
             download(["-c", str(pins), "nbconvert", "jupyter-core"], wheels, lambda *_: None)
             Path(folder, "Dockerfile").write_text(
                 "ARG BASE\nFROM $BASE\nUSER 0\nCOPY wheels /tmp/wheels\n"
-                "RUN python /opt/pip/pip install --no-index --find-links /tmp/wheels nbconvert jupyter-core\n"
+                "RUN python /opt/pip/pip install --prefix /opt/venv --no-index --find-links /tmp/wheels "
+                "nbconvert jupyter-core\n"
             )
             build(client, Path(folder), name, {"BASE": base.id}, {}, "none", "aviary.notebook", lambda *_: None)
     except ImageError as error:

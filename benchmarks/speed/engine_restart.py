@@ -41,7 +41,18 @@ class OwnEngine:
     def __init__(self, folder: Path) -> None:
         self.socket = f"unix://{folder / 's'}"
         place = {"--data-root": "data", "--exec-root": "exec", "--pidfile": "pid"}
-        self._command = ["dockerd", "-H", self.socket, "--bridge", "none", "--iptables=false", "--ip6tables=false"]
+        # In a network namespace of its own: a second engine without a bridge would take the first one's away.
+        self._command = [
+            "unshare",
+            "--net",
+            "dockerd",
+            "-H",
+            self.socket,
+            "--bridge",
+            "none",
+            "--iptables=false",
+            "--ip6tables=false",
+        ]
         self._command += [word for flag, name in place.items() for word in (flag, str(folder / name))]
         self._log = folder / "log"
         self.start()
