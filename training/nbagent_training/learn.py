@@ -59,7 +59,8 @@ def learn(
 
     def make_batch(update: int) -> Batch:
         begin = time.monotonic()
-        sampler.refresh(update)
+        if not isinstance(practice, Recorded):
+            sampler.refresh(update)
         groups = source.next_groups(recipe.tasks_per_update, update)
         counts = count_failures(groups)
         check_failures(journal.lines, counts, limits)
@@ -70,7 +71,9 @@ def learn(
             batch.stats.pop("reward", None)
         counts["read_back"] = float(practice.lineage.read_back)
         counts["stale"] = float(practice.lineage.made(update, batch.rows))
-        batch.stats.update({**counts, **observed, **row_staleness(batch, update)})
+        # Recorded rows count the updates of another run.
+        ages = {} if isinstance(practice, Recorded) else row_staleness(batch, update)
+        batch.stats.update({**counts, **observed, **ages})
         seconds["rollout_s"] = time.monotonic() - begin
         seconds["update_from"] = time.monotonic()
         return batch
