@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -64,6 +65,7 @@ def train(
     if from_run is not None:
         settings = offline_recipe(from_run, settings)
     assert settings is not None
+    settings = _with_backend(settings)
     target = out if out is not None else Path("runs") / (path.stem if path is not None else "offline")
     _run(settings, target, resume, Console())
 
@@ -140,6 +142,20 @@ def demo(
     from nbagent_training.closing import close_demo
 
     close_demo(run, console, smoke=smoke)
+
+
+def _with_backend(recipe: TrainRecipe) -> TrainRecipe:
+    """The recipe with the backend it names, else the one for its model. Raises UsageError: docker, and no engine."""
+    from nbagent.backends import choose_backend, not_covered
+    from nbagent.models.opening import is_ours
+
+    agent, model = recipe.agent, recipe.model.folder
+    named = agent.backend if "backend" in agent.model_fields_set else None
+    ours = not model or is_ours(model)
+    chosen = choose_backend(named, model, ours)
+    if not ours:
+        print(not_covered(chosen), file=sys.stderr)
+    return recipe.model_copy(update={"agent": agent.model_copy(update={"backend": chosen})})
 
 
 def _run(recipe: TrainRecipe, out: Path, resume: bool, console: Console) -> TrainingRun:
