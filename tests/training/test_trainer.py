@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 
+from nbagent.errors import UsageError
 from nbagent_training.errors import TrainingDiverged
 from nbagent_training.groups import Batch, TrainingRow
 from nbagent_training.loss_settings import Loss
@@ -179,6 +180,14 @@ def test_recomputing_activations_changes_no_gradient(tiny, tokenizer, tmp_path):
 
 def trainer_of(model, tokenizer, folder, make_batch, **more):
     return StepGRPOTrainer(model, tokenizer, settings(folder, seed=0, bf16=False, **more), make_batch, token_budget=256)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has it")
+def test_flex_attention_is_refused_without_a_gpu(tiny, tokenizer, tmp_path):
+    with pytest.raises(UsageError, match=r"flex.* needs a GPU"):
+        StepGRPOTrainer(
+            tiny, tokenizer, settings(tmp_path, steps=1, seed=0, bf16=False), dict, token_budget=256, kernel="flex"
+        )
 
 
 def test_an_update_without_a_gradient_changes_nothing(tiny, tokenizer, tmp_path):

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from nbagent.errors import UsageError
 from nbagent_training.attention import use_own_attention
 from nbagent_training.checkpoints import SealedCheckpoints
 from nbagent_training.errors import TrainingDiverged
@@ -95,8 +96,13 @@ class StepGRPOTrainer(SealedCheckpoints, Trainer):  # type: ignore[misc]
             kernel: what computes attention.
             report: takes each log line.
             more: further arguments of Transformers' Trainer.
+
+        Raises:
+            UsageError: the model cannot be trained this way (see `check_scores`), or `flex` is asked for without a GPU.
         """
         super().__init__(model=model, args=args, processing_class=tokenizer, **more)
+        if kernel == "flex" and self.accelerator.device.type != "cuda":
+            raise UsageError('grpo.attention = "flex" needs a GPU; set it to "sdpa"')
         use_own_attention(model)
         check_scores(model)
         self.make_batch = make_batch
