@@ -29,6 +29,8 @@ ROOT = Path(WORK, "1")
 COPIED_BYTES = 64 << 20
 """Capsules up to this size are copied into a container that runs already."""
 READ_BYTES = 1 << 20
+SERVER_START_S = 120.0
+"""Seconds that a fork server may take to import what the spec names."""
 
 
 async def open_docker(spec: SessionSpec) -> LiveSession:
@@ -81,8 +83,8 @@ class Sandbox(Workspace):
             self.group = self.server.counters
             self._sharing = [self]
             try:
+                await self.server.ready(spec.limits.start_s if not spec.preload else SERVER_START_S)
                 await self.fill(spec.capsule, share=True)
-                await self.server.ready(spec.limits.start_s)
             except BaseException:
                 await self.server.end()
                 raise

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from dataclasses import dataclass, replace
 
 import pytest
+from docker.errors import APIError
 
 from nbagent import backends
+from nbagent.env import EnvLimits
 from nbagent.errors import UsageError
 from nbagent.models.base import SamplingParams
 from nbagent.models.scripted import ScriptedModel
@@ -18,7 +21,12 @@ from nbagent.runfolder import RunFolder
 from nbagent.tasks import Outcome, Task, Verdict
 from nbagent_kernels.container import OWNER_LABEL, client, labels
 
-SETTINGS = RolloutSettings(sampling=SamplingParams(max_new_tokens=400), policy="full", artefact_bytes=1000)
+SETTINGS = RolloutSettings(
+    sampling=SamplingParams(max_new_tokens=400),
+    policy="full",
+    artefact_bytes=1000,
+    limits=EnvLimits(cell_timeout_s=60.0),
+)
 
 
 @dataclass(frozen=True)
@@ -82,9 +90,10 @@ def test_an_engine_that_ends_a_sandbox_costs_another_try_and_no_reward(backend, 
         api, ours = client().api, {"label": f"{OWNER_LABEL}={labels('')[OWNER_LABEL]}"}
         while not ended.wait(0.5):
             for found in api.containers(filters=ours):
-                if "began" in str(api.exec_start(api.exec_create(found["Id"], "ls /work/1/work")["Id"])):
-                    api.kill(found["Id"])
-                    return
+                with contextlib.suppress(APIError):  # warm ones come and go
+                    if "began" in str(api.exec_start(api.exec_create(found["Id"], "ls /work/1/work")["Id"])):
+                        api.kill(found["Id"])
+                        return
 
     ended = threading.Event()
     killer = threading.Thread(target=kill_all)
