@@ -48,7 +48,7 @@ def raw(data):
             os.write(int(fd), data)
 """,
 }
-
+PRELUDE["docker"] = PRELUDE["fork"]
 STRANGE = """
 DEEP = 'x'
 for _ in range(300): DEEP = [DEEP]

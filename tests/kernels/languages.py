@@ -10,7 +10,9 @@ import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 
 DOCKER = pytest.param("docker", marks=pytest.mark.docker)
-PYTHON = ("local", "fork", DOCKER)
+HOSTED = ("local", "fork")
+"""Backends that run Python on this system."""
+PYTHON = (*HOSTED, DOCKER)
 """Backends that run Python."""
 AND_BRANCHES = (
     *PYTHON,

@@ -147,7 +147,7 @@ async def test_a_kernel_that_hangs_up_is_ended(session, backend):
     close = {
         "fork": "os.close(CHANNEL.sock.fileno())",
         "local": "for fd in range(3, 256):\n    try: os.close(fd)\n    except OSError: pass",
-    }[backend]
+    }["local" if backend == "local" else "fork"]
     result = await session.execute(with_forgery(backend, close), timeout=1)
     assert (result.status, result.state_kept) in (("timeout", False), ("dead", False))
     assert await answers(session)

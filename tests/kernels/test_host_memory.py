@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from forgery import PRELUDE
-from languages import PYTHON
+from languages import HOSTED
 
 MOST_BYTES = 64 << 20
 HOST = """
@@ -75,7 +75,7 @@ OF_LOCAL = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", PYTHON)
+@pytest.mark.parametrize("backend", HOSTED)
 def test_no_flood_fills_the_host(backend):
     cells = {**CELLS, **(OF_LOCAL if backend == "local" else {})}
     cells = {name: f"{PRELUDE[backend]}\n{code}" for name, code in cells.items()}
