@@ -124,8 +124,14 @@ def test_a_host_that_reads_all_of_it_fills_up(name: str) -> None:
 
 @pytest.mark.parametrize("name", [a.name for a in ATTACKS if a.watch == "stubborn"])
 def test_an_interrupt_does_not_end_it(name: str) -> None:
-    with host() as (_, facts), subprocess.Popen(alone(name, facts), stderr=subprocess.DEVNULL) as running:
+    with host() as (_, facts):
+        *command, cell = alone(name, facts)
+    before, _, call = cell.rpartition("\n")
+    command.append(f"{before}\nprint('ready', flush=True)\n{call}")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
         try:
+            assert running.stdout is not None
+            assert running.stdout.readline() == "ready\n"
             for _ in range(5):
                 time.sleep(0.2)
                 running.send_signal(signal.SIGINT)
