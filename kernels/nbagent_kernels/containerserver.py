@@ -83,6 +83,7 @@ class ContainerServer(ForkServer):
         frames = await self._clerk()
 
         def ask() -> _Result:
+            """In a thread."""
             try:
                 frames.say(dict(request))
                 return answer(frames)
@@ -98,6 +99,7 @@ class ContainerServer(ForkServer):
         frames = await self._clerk()
 
         def ask() -> list[socket.socket]:
+            """In a thread."""
             try:
                 frames.say(dict(request))
                 return frames.sockets(len(request["ports"]))

@@ -93,6 +93,7 @@ class JupyterWire:
         heard: set[str] = set()
 
         def listener(message: Message) -> bool:
+            """Which channels have answered."""
             heard.add("shell" if message.kind == "kernel_info_reply" else "iopub")
             if len(heard) == 2:
                 settle(answered)
@@ -107,6 +108,7 @@ class JupyterWire:
             seeded: asyncio.Future[None] = self._loop.create_future()
 
             def replied(message: Message) -> bool:
+                """The seed is set."""
                 if message.parent == "seed" and message.kind == "execute_reply":
                     settle(seeded)
                 return False

@@ -99,6 +99,7 @@ class Sandbox(Workspace):
         shared: list[Path] = []
 
         def send(frames: Frames) -> None:
+            """The capsule, entry by entry."""
             for kind, name, source in entries(capsule) if capsule is not None else ():
                 size = os.stat(source)  # noqa: PTH116
                 if kind != "file":
@@ -128,6 +129,7 @@ class Sandbox(Workspace):
         """See Session.read."""
 
         def take(frames: Frames) -> bytes:
+            """The content, part by part."""
             frames.hear()
             content = bytearray()
             while (chunk := frames.receive()) and len(content) <= max_bytes:
@@ -140,6 +142,7 @@ class Sandbox(Workspace):
         """See Session.export."""
 
         def take(frames: Frames) -> int:
+            """The tree, made in `dest`."""
             dest.mkdir(parents=True, exist_ok=True)
             target = os.open(dest, os.O_RDONLY | os.O_DIRECTORY)
             try:
