@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from nbagent.errors import TrajectoryError
+from nbagent.eventlog import Event
 from nbagent.notebook import NotebookDocument
 from nbagent.replay import fold_event
-from nbagent.trajectory import Event, Trajectory
+from nbagent.trajectory import Trajectory
 from nbagent_context import Brief, Budget, Exchange, Memory, SummaryRequest, Window, policy
 from nbagent_context.types import Count
 

@@ -9,10 +9,11 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
+from nbagent.eventlog import Event
 from nbagent.execute_notebook import Report, execute_notebook, write_notebook
 from nbagent.notebook import NotebookDocument, valid_outputs
 from nbagent.runfolder import RunFolder
-from nbagent.trajectory import Event, Trajectory
+from nbagent.trajectory import Trajectory
 from nbagent_kernels import Limits, SessionSpec
 
 Kind = Literal["history", "final"]

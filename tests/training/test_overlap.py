@@ -101,7 +101,7 @@ def recipe(tmp_path, more):
 
 
 def test_running_ahead_needs_a_correction(tmp_path):
-    with pytest.raises(RecipeError, match="sampler.staleness"):
+    with pytest.raises(RecipeError, match=r"sampler\.staleness"):
         recipe(tmp_path, "[sampler]\nstaleness = 1")
     for loss in ('correction = "truncate"', 'correction = "mask"', 'old = "sampler"'):
         made = recipe(tmp_path, f"[sampler]\nstaleness = 1\n[grpo.loss]\n{loss}")

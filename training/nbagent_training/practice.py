@@ -48,9 +48,7 @@ class Practice:
         tasks = self.curriculum.tasks_of(n, version)
         members = range(self.group_size)
         jobs = [
-            (task, practice_id(version, place, task.task_id, g))
-            for place, task in enumerate(tasks)
-            for g in members
+            (task, practice_id(version, place, task.task_id, g)) for place, task in enumerate(tasks) for g in members
         ]
         made = self.lineage.play(
             jobs,
