@@ -253,6 +253,7 @@ class VLLMModel:
         }
 
         async def once() -> tuple[dict[str, Any], int]:
+            """One try, and the version of the weights that answered."""
             if self._server is not None:
                 await self._server.answers()
             served, version = await self._enter()

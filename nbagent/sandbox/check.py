@@ -33,6 +33,7 @@ async def report(image: Image, runtime: str | None = None) -> int:
     with console.status(ATTACKS[0].name) as status:
 
         def told(one: Observed) -> None:
+            """Print an attack that is over, show the next."""
             done.append(one)
             console.print(line(one), soft_wrap=not console.is_terminal, style="" if one.held else "bold red")
             if len(done) < len(ATTACKS):

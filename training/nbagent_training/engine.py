@@ -66,6 +66,8 @@ class Engine:
         settings = self._settings
         adapted = hasattr(model, "peft_config")
         if settings.engine == "hf":
+            # A score before any training comes before a trainer could have moved it.
+            model.to("cuda" if torch.cuda.is_available() else "cpu")
             return HFModel(
                 model.get_base_model() if adapted else model,
                 tokenizer,

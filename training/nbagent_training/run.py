@@ -130,6 +130,12 @@ class TrainingRun:
 
     def _check_processes(self) -> None:
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if not several and torch.cuda.device_count() > 1:
+            # Transformers would spread micro-batches over them by DataParallel, which packed rows do not bear.
+            raise UsageError(
+                f"{torch.cuda.device_count()} GPUs are visible to one process; set CUDA_VISIBLE_DEVICES to the one "
+                "that trains, or start a process for each with `accelerate launch -m nbagent.cli train …`"
+            )
         if several and self.recipe.warm_start.steps and not self._folder("warm").exists():
             raise UsageError(
                 "warm_start: is done in one process; run the same command without `accelerate launch` until it is over"
