@@ -73,6 +73,7 @@ class NotebookEnv:
         record: is called for every event, as it happens.
         instruction: the system message; None takes the format's.
         kernels: gives the session when there is room; None opens one at once.
+        run: name of the run that it is part of, by which its containers are labelled.
 
     Attributes:
         brief: what stays the same from the first step to the last.
@@ -95,6 +96,7 @@ class NotebookEnv:
         record: Record | None = None,
         instruction: str | None = None,
         kernels: KernelPool | None = None,
+        run: str = "",
     ) -> None:
         self.task, self.fmt, self.limits = task, fmt, limits or EnvLimits()
         self.tools = fmt.available(TOOLS)
@@ -110,7 +112,7 @@ class NotebookEnv:
             language=task.language,
             capsule=task.capsule,
             limits=session_limits or Limits(),
-            container=container_of(backend, task.language),
+            container=container_of(backend, task.language, run),
             seed=task.seed,
         )
         self._document = NotebookDocument(task.language)

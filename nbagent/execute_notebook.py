@@ -63,6 +63,7 @@ async def execute_notebook(
     backend: str = "fork",
     timeout: float | None = None,
     allow_errors: bool = True,
+    run: str = "",
 ) -> tuple[NotebookNode, Report]:
     """Run every code cell in a fresh session.
 
@@ -75,6 +76,7 @@ async def execute_notebook(
         backend: where it runs.
         timeout: seconds one cell may run; None for no limit.
         allow_errors: go on after a cell that failed; a cell tagged `raises-exception` may always raise.
+        run: what its container is labelled with.
 
     Returns:
         The notebook with the new outputs, and what became of each cell.
@@ -87,7 +89,7 @@ async def execute_notebook(
     skipped: list[int] = []
     stopped = False
     state_kept = True
-    container = spec.container or container_of(backend, spec.language)
+    container = spec.container or container_of(backend, spec.language, run)
     session = await open_session(replace(spec, container=container), kernels_of(backend))
     try:
         for index, cell in enumerate(executed["cells"]):
@@ -221,7 +223,7 @@ def exec_notebook(
     except OSError as error:
         storage_failed(out, error)
     spec = SessionSpec(language=language_of(notebook), kernel=kernel, capsule=files)
-    executed, report = asyncio.run(execute_notebook(notebook, spec, backend, timeout, allow_errors))
+    executed, report = asyncio.run(execute_notebook(notebook, spec, backend, timeout, allow_errors, path.stem))
     write_notebook(executed, out)
     return report
 

@@ -177,5 +177,5 @@ async def rerun(
     language = str(trajectory.start["language"])
     spec = SessionSpec(language=language, capsule=task.capsule, seed=task.seed, limits=limits)
     notebook = notebook_at(trajectory, kind=kind)
-    _, report = await execute_notebook(notebook, spec, backend or str(trajectory.start["backend"]), limit)
+    _, report = await execute_notebook(notebook, spec, backend or str(trajectory.start["backend"]), limit, run=run.name)
     return report

@@ -136,6 +136,7 @@ async def roll(
                     session_limits=settings.session_limits,
                     record=recorder.record,
                     kernels=kernels,
+                    run=run.name if run else "",
                 )
                 attempt = Attempt(
                     rollout_id=rollout_id,

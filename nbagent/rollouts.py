@@ -168,10 +168,10 @@ class Rollouts:
             return []
         return self.call(self._run(jobs, model, settings, run, version, progress, branches or {}))
 
-    def _pool(self, settings: RolloutSettings, language: str, n_jobs: int) -> KernelPool:
+    def _pool(self, settings: RolloutSettings, language: str, n_jobs: int, run: str) -> KernelPool:
         """Kernels for a run's rollouts; a few containers are held ready, for theirs start slowly."""
         backend = kernels_of(settings.backend)
-        container = container_of(settings.backend, language)
+        container = container_of(settings.backend, language, run)
         spec = SessionSpec(language=language, limits=settings.session_limits or Limits(), container=container)
         warm = min(WARM, self.concurrency, n_jobs - 1) if container is not None else 0
         return KernelPool(self.concurrency, warm, backend, spec, patience_s=PATIENCE_S)
@@ -206,7 +206,7 @@ class Rollouts:
 
         each = max((own.rules.attempts for own in branches.values()), default=1)
         most = max(1, self.concurrency // each)
-        async with self._pool(settings, jobs[0][0].language, len(jobs)) as kernels:
+        async with self._pool(settings, jobs[0][0].language, len(jobs), run.name if run else "") as kernels:
             workers = [asyncio.create_task(work()) for _ in range(min(most, len(jobs)))]
             try:
                 await asyncio.gather(*workers)

@@ -48,6 +48,11 @@ class RunFolder:
         # Capsules without a cache go with their source.
         self._sets: dict[tuple[str, Path | None], tuple[TaskSource, Sequence[Task]]] = {}
 
+    @property
+    def name(self) -> str:
+        """The folder's; by it `nbagent sandbox clean --run` knows the run's containers."""
+        return self.path.resolve().name
+
     @classmethod
     def create(cls, path: Path | str, recipe_text: str, resume: bool = False) -> RunFolder:
         """Begin a run, or go on with one.

@@ -44,7 +44,9 @@ def check(image: ImageName = "python", runtime: Runtime = None) -> None:
 
 @app.command()
 def clean(
-    run: Annotated[str | None, typer.Option(help="Only what belongs to the run of this name.")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Only what belongs to this run: the name of its folder, or of a notebook.")
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="With --run: also what its program, if it still runs, is using.")
     ] = False,

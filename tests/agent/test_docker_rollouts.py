@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import secrets
 import threading
 from dataclasses import dataclass, replace
 
+import nbformat
 import pytest
 from docker.errors import APIError
+from nbformat.v4 import new_code_cell, new_notebook
 
 from nbagent import backends
 from nbagent.env import EnvLimits
 from nbagent.errors import UsageError
+from nbagent.execute_notebook import exec_notebook
 from nbagent.models.base import SamplingParams
 from nbagent.models.scripted import ScriptedModel
 from nbagent.rollout import RolloutSettings
 from nbagent.rollouts import Rollouts
 from nbagent.runfolder import RunFolder
+from nbagent.sandbox.clean import clean
 from nbagent.tasks import Outcome, Task, Verdict
-from nbagent_kernels.container import OWNER_LABEL, client, labels
+from nbagent_kernels.container import RUN_LABEL, client
+from nbagent_kernels.leftovers import containers
 
 SETTINGS = RolloutSettings(
     sampling=SamplingParams(max_new_tokens=400),
@@ -81,26 +88,40 @@ def test_what_an_attempt_wrote_is_kept(backend, task, tmp_path, caplog):
 
 @pytest.mark.docker
 @pytest.mark.parametrize("backend", ["docker"], indirect=True)
-def test_an_engine_that_ends_a_sandbox_costs_another_try_and_no_reward(backend, task, tmp_path):
-    run = RunFolder.create(tmp_path / "run", "seed = 0\n")
-    wait = call("run_cell", code="import time\nopen('began', 'w')\nprint('began', flush=True)\ntime.sleep(600)")
+def test_a_sandbox_that_clean_ends_by_its_run_costs_another_try_and_no_reward(backend, task, tmp_path, capsys):
+    run = RunFolder.create(tmp_path / f"run-{secrets.token_hex(4)}", "seed = 0\n")
+    wait = call("run_cell", code="import time\nopen('began', 'w')\ntime.sleep(600)")
     model = ScriptedModel([wait, call("submit_answer", answer="4")])
 
-    def kill_all() -> None:
-        api, ours = client().api, {"label": f"{OWNER_LABEL}={labels('')[OWNER_LABEL]}"}
+    def end_all() -> None:
+        api = client().api
         while not ended.wait(0.5):
-            for found in api.containers(filters=ours):
-                with contextlib.suppress(APIError):  # warm ones come and go
-                    if "began" in str(api.exec_start(api.exec_create(found["Id"], "ls /work/1/work")["Id"])):
-                        api.kill(found["Id"])
+            for found in containers(run.name):
+                with contextlib.suppress(APIError):  # it may not run yet
+                    if "began" in str(api.exec_start(api.exec_create(found.id, "ls /work/1/work")["Id"])):
+                        clean(run.name, everything=True, dry_run=False)
                         return
 
     ended = threading.Event()
-    killer = threading.Thread(target=kill_all)
-    killer.start()
+    ender = threading.Thread(target=end_all)
+    ender.start()
     with Rollouts() as rollouts:
         (made,) = rollouts.run([(task, "r-0")], model, replace(SETTINGS, backend=backend), run)
     ended.set()
-    killer.join()
+    ender.join()
     assert made.outcome is Outcome.CORRECT
     assert made.start["attempt"] == 1
+    assert f"of run {run.name}, process {os.getpid()}" in capsys.readouterr().out
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("backend", ["docker"], indirect=True)
+def test_a_notebook_is_executed_under_its_own_name(backend, tmp_path):
+    notebook = tmp_path / f"work-{secrets.token_hex(4)}.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("import socket\nprint(socket.gethostname())")]), notebook)
+    made = client().api.events(filters={"event": "create", "label": f"{RUN_LABEL}={notebook.stem}"}, decode=True)
+    report = exec_notebook(notebook, notebook, backend)
+    assert not report.failed
+    printed = nbformat.read(notebook, as_version=4).cells[0].outputs[0]["text"].strip()
+    with contextlib.closing(made):
+        assert next(iter(made))["id"].startswith(printed)
