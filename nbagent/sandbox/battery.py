@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import secrets
@@ -19,6 +18,7 @@ from nbagent_kernels import Session, SessionSpec, open_session
 from nbagent_kernels.errors import KernelError
 from nbagent_kernels.types import ContainerSettings
 
+BACKEND = "docker"
 ANSWER_S = 30.0
 """For either sandbox to answer after an attack."""
 CANARY = "nbagent-canary-"
@@ -54,25 +54,24 @@ def spec_of(image: Image, run: str) -> SessionSpec:
 
 async def battery(
     spec: SessionSpec,
-    backend: str,
     attacks: Sequence[Attack] = ATTACKS,
     told: Callable[[Observed], None] = lambda _: None,
 ) -> list[Observed]:
-    """Run the attacks in fresh sandboxes; `told` hears of each as it is over.
+    """Run the attacks in fresh containers, for nothing else may hold them; `told` hears of each as it is over.
 
     Args:
         spec: of the sandboxes; limits and capsule are the battery's own.
 
     Raises:
-        KernelStartError: no sandbox came up.
+        KernelStartError: no sandbox came up, or the spec names no container.
     """
     with host() as (folder, facts):
         capsule = folder / "capsule"
         capsule.mkdir()
         (capsule / "counts.csv").write_text("gene,count\nTP53,7\n")
         spec = replace(spec, capsule=capsule, limits=LIMITS, preload=())
-        async with sandboxes(spec, backend, facts) as (session, beside):
-            ground = Ground(session, capsule, facts, lambda: open_session(spec, backend))
+        async with sandboxes(spec, facts) as (session, beside):
+            ground = Ground(session, capsule, facts, lambda: open_session(spec, BACKEND))
             observed = []
             for attack in attacks:
                 observed.append(await attacked(attack, ground, beside))
@@ -137,19 +136,14 @@ def host() -> Iterator[tuple[Path, Facts]]:
 
 
 @contextlib.asynccontextmanager
-async def sandboxes(spec: SessionSpec, backend: str, facts: Facts) -> AsyncIterator[tuple[Session, Session]]:
+async def sandboxes(spec: SessionSpec, facts: Facts) -> AsyncIterator[tuple[Session, Session]]:
     """The one to attack from and the one beside it, closed at the end."""
     async with contextlib.AsyncExitStack() as stack:
         opened = []
         for _ in range(2):
-            opened.append(await open_session(spec, backend))
+            opened.append(await open_session(spec, BACKEND))
             stack.push_async_callback(opened[-1].close)
         session, beside = opened
         await session.execute(f"_ = open('own.txt', 'w').write({facts.ours!r})", timeout=ANSWER_S)
         await beside.execute(BESIDE.format(secret=beside_secret(facts), mark=facts.mark), timeout=ANSWER_S)
         yield session, beside
-
-
-def run(spec: SessionSpec, backend: str, told: Callable[[Observed], None]) -> list[Observed]:
-    """The whole battery, from a program without a loop."""
-    return asyncio.run(battery(spec, backend, told=told))

@@ -40,7 +40,7 @@ async def report(image: Image, runtime: str | None = None) -> int:
                 attack = ATTACKS[len(done)]
                 status.update(f"{len(done) + 1}/{len(ATTACKS)} {attack.name}: {attack.tries}")
 
-        observed = await battery(spec, "docker", told=told)
+        observed = await battery(spec, told=told)
     through = [one.attack.name for one in observed if not one.held]
     seconds = sum(one.seconds for one in observed)
     verdict = f"{len(through)} got through: {', '.join(through)}" if through else "every attack was held"

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from nbagent.sandbox.attacks import ATTACKS, LIMITS, Attack, Facts
 from nbagent.sandbox.battery import Observed, battery, host, spec_of
 from nbagent.sandbox.watch import GROWTH, escaped, processes
 from nbagent_images import Image
+from nbagent_kernels import SessionSpec
+from nbagent_kernels.errors import KernelStartError
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 BY_NAME = {attack.name: attack for attack in ATTACKS}
@@ -49,7 +52,7 @@ def test_all_but_the_harmful_ones_have_a_control() -> None:
 @pytest.fixture(scope="module")
 def observed(image: Callable[[str], Image]) -> dict[str, Observed]:
     """The battery, run once."""
-    return {one.attack.name: one for one in asyncio.run(battery(spec_of(image("python"), "tests"), "docker"))}
+    return {one.attack.name: one for one in asyncio.run(battery(spec_of(image("python"), "tests")))}
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -177,10 +180,15 @@ def test_without_a_sandbox_the_process_lives_on() -> None:
             os.kill(process, signal.SIGKILL)
 
 
-def test_a_battery_without_a_sandbox_says_so() -> None:
-    """The backend that is no sandbox lets the gentle ones through that it does not promise to hold."""
-    from nbagent_kernels import SessionSpec
+def test_a_sandbox_with_less_in_the_way_is_found_open(image: Callable[[str], Image]) -> None:
+    spec = spec_of(image("python"), "tests")
+    assert spec.container is not None
+    spec = replace(spec, container=replace(spec.container, seccomp="unconfined"))
+    names = ("ptrace", "io_uring", "setuid, capabilities")
+    found = asyncio.run(battery(spec, [BY_NAME[name] for name in names]))
+    assert [one.held for one in found] == [False, False, True], found
 
-    names = ("control sockets", "other processes", "fill the work folder")
-    found = asyncio.run(battery(SessionSpec(), "fork", [BY_NAME[name] for name in names]))
-    assert [one.held for one in found] == [False] * len(names), found
+
+def test_nothing_is_attacked_outside_of_a_container() -> None:
+    with pytest.raises(KernelStartError, match="needs a container"):
+        asyncio.run(battery(SessionSpec()))

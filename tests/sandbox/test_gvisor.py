@@ -26,5 +26,5 @@ def test_all_but_its_own_calls_are_held(client: Any, image: Callable[[str], Imag
     assert spec.container is not None
     spec = replace(spec, container=replace(spec.container, runtime=there[0]))
     attacks = [attack for attack in ATTACKS if attack.name not in ITS_OWN_KERNEL]
-    observed = asyncio.run(battery(spec, "docker", attacks))
+    observed = asyncio.run(battery(spec, attacks))
     assert {one.attack.name: one.text for one in observed if not one.held} == {}
