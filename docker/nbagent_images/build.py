@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import shutil
+import tempfile
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -64,8 +68,37 @@ def build(
                 progress(step, line)
 
 
+@contextlib.contextmanager
+def building() -> Iterator[Callable[[], bool]]:
+    """For the time of a build; gives what says, at its end, whether no other build of ours runs on this machine.
+
+    What another one has made so far has no name yet and looks like what was replaced. After a yes, builds that begin
+    wait for the end of this block.
+    """
+    path = Path(tempfile.gettempdir(), "nbagent-builds.lock")
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o444))
+        path.chmod(0o444)  # whatever the umask: other users build too
+    lock = os.open(path, os.O_RDONLY)
+
+    def alone() -> bool:
+        """To be asked once, at the end."""
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield alone
+    finally:
+        os.close(lock)
+
+
 def prune(client: Any, older_than_s: float = 3600) -> None:
     """Remove what newer builds replaced: their stages, images without a name, layers below no image. Only our own.
+
+    No build of ours may be under way.
 
     Args:
         client: a docker.DockerClient.

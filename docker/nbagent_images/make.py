@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nbagent_images.base import debian
-from nbagent_images.build import build, fill, prune
+from nbagent_images.build import build, building, fill, prune
 from nbagent_images.errors import BuildFailed
 from nbagent_images.image import BASE_LABEL, EXTRAS_LABEL, IMAGE_LABEL, RECIPE_LABEL, Image, find
 from nbagent_images.packages import python
@@ -38,25 +38,27 @@ def make(
     if machine not in MACHINES:
         raise BuildFailed(f"images are for x86_64 only, and this engine's machine is {machine}")
     packages = recipe.packages() + sorted(extra.removeprefix(APT) for extra in extras if extra.startswith(APT))
-    try:
-        below = debian(client, packages, base, fresh, progress)
-        stack = python(client, recipe, below, fresh, progress)
-        with tempfile.TemporaryDirectory(prefix="nbagent-build-") as scratch:
-            context = Path(scratch)
-            (context / "extras").mkdir()
-            wanted = [extra for extra in extras if not extra.startswith(APT)]
-            requirements = collect(recipe, wanted, context / "extras", progress)
-            given = [*requirements, *(extra for extra in extras if extra.startswith(APT))]
-            fill(context, recipe, requirements, given)
-            labels = {
-                IMAGE_LABEL: recipe.name,
-                RECIPE_LABEL: recipe.digest(),
-                BASE_LABEL: below.labels.get(BASE_LABEL, ""),
-                EXTRAS_LABEL: " ".join(given),
-            }
-            build(client, context, recipe.tag, {"BASE": stack.id}, labels, "none", "image", progress)
-    finally:
-        prune(client)
+    with building() as alone:
+        try:
+            below = debian(client, packages, base, fresh, progress)
+            stack = python(client, recipe, below, fresh, progress)
+            with tempfile.TemporaryDirectory(prefix="nbagent-build-") as scratch:
+                context = Path(scratch)
+                (context / "extras").mkdir()
+                wanted = [extra for extra in extras if not extra.startswith(APT)]
+                requirements = collect(recipe, wanted, context / "extras", progress)
+                given = [*requirements, *(extra for extra in extras if extra.startswith(APT))]
+                fill(context, recipe, requirements, given)
+                labels = {
+                    IMAGE_LABEL: recipe.name,
+                    RECIPE_LABEL: recipe.digest(),
+                    BASE_LABEL: below.labels.get(BASE_LABEL, ""),
+                    EXTRAS_LABEL: " ".join(given),
+                }
+                build(client, context, recipe.tag, {"BASE": stack.id}, labels, "none", "image", progress)
+        finally:
+            if alone():
+                prune(client)
     made = find(client, recipe.tag)
     assert made is not None
     return made

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nbagent_images import RECIPES, BuildFailed, Image, ImageMissing, Recipe, require
-from nbagent_images.build import DEBIAN_LAYER, STAGE_LABEL, prune
+from nbagent_images.build import DEBIAN_LAYER, STAGE_LABEL, building, prune
 from nbagent_images.image import find
 from nbagent_images.make import make
 
@@ -53,6 +53,15 @@ def test_builds_leave_no_stages(made: Made, client: Any) -> None:
         assert client.images.list(filters={"dangling": True, "label": STAGE_LABEL}) == []
     finally:
         client.images.remove("not-ours:of-no-image")
+
+
+def test_what_a_build_beside_it_has_made_so_far_stays(made: Made, client: Any) -> None:
+    stages = {"dangling": True, "label": STAGE_LABEL}
+    with building():
+        made()
+        assert client.images.list(filters=stages) != []
+    made()
+    assert client.images.list(filters=stages) == []
 
 
 def test_places_are_there_and_the_root_cannot_be_written(made: Made, run: Run) -> None:
