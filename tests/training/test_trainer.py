@@ -32,12 +32,14 @@ def make_rows(seed, n, model=None):
         if model is not None:
             with torch.no_grad():
                 logps = [logp + rng.gauss(0, 0.4) for logp in log_probs(model, prompt, completion)[0].tolist()]
-        out.append(TrainingRow(prompt, completion, tuple(logps), rng.gauss(0, 1), rng.uniform(0.001, 0.05)))
+        # Numbers that float32 has, so that whoever computes with them sees the same.
+        advantage, weight, *logps = torch.tensor([rng.gauss(0, 1), rng.uniform(0.001, 0.05), *logps]).tolist()
+        out.append(TrainingRow(prompt, completion, tuple(logps), advantage, weight))
     return out
 
 
 def log_probs(model, prompt, completion):
-    logits = model(input_ids=torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1].float()
+    logits = model(input_ids=torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
     all_logps = torch.log_softmax(logits / TEMPERATURE, -1)
     return all_logps.gather(1, torch.tensor(completion)[:, None])[:, 0], -(all_logps.exp() * all_logps).sum(-1)
 
@@ -132,35 +134,61 @@ MODES = [
     {"entropy_coef": 0.2},
     {"passes": 2, "clip_low": 3e-3, "clip_high": 3e-3, "correction": "mask"},
     {"passes": 2, "ratio": "sequence", "clip_low": 0.01, "clip_high": 0.01},
+    {"passes": 2, "kl_coef": 0.3, "kl": "k1"},
+    {"passes": 2, "kl_coef": 0.3, "kl": "k2"},
+    {"passes": 2, "kl_coef": 0.3, "kl": "k3"},
 ]
 
 
-@pytest.mark.parametrize("mode", MODES, ids=lambda mode: "-".join(f"{k}={v}" for k, v in mode.items()) or "default")
+def words(mode):
+    return "-".join(f"{k}={v}" for k, v in mode.items()) or "default"
+
+
+def compare(model, tokenizer, folder, s, budget):
+    """Relative error of the trainer's gradients in its last pass, and the trainer; with an SGD step between passes."""
+    rows = make_rows(1, 9, model)
+    reference = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in reference.parameters():
+            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(7)))
+    start, stepped, lr = copy.deepcopy(model), copy.deepcopy(model), 1e-3
+    wanted = reference_gradients(stepped, rows, s, start, reference)
+    for _ in range(s.passes - 1):
+        with torch.no_grad():
+            for p, gradient in zip(stepped.parameters(), wanted, strict=True):
+                p.sub_(lr * gradient)
+        wanted = reference_gradients(stepped, rows, s, start, reference)
+    referred = reference if s.kl_coef else None
+    got, trainer = gradients(model, tokenizer, folder, rows, s, budget=budget, referred=referred, lr=lr)
+    assert trainer.watched["tokens_trained"] == sum(len(row.completion_ids) for row in rows)
+    return error(got, wanted), trainer
+
+
+@pytest.mark.parametrize("mode", MODES, ids=words)
 @pytest.mark.parametrize("budget", [130, 4096])
 def test_gradients_equal_the_reference(tiny, tokenizer, tmp_path, mode, budget):
     s = Loss(**mode)
     with torch.no_grad():
         for p in tiny.parameters():
             p.mul_(0.6)  # Less sharp: rounding in the first of two passes is not magnified in the second.
-    rows = make_rows(1, 9, tiny)
-    reference = copy.deepcopy(tiny)
-    with torch.no_grad():
-        for p in reference.parameters():
-            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(7)))
-    start, model, lr = copy.deepcopy(tiny), copy.deepcopy(tiny), 1e-3
-    wanted = reference_gradients(model, rows, s, start, reference)
-    for _ in range(s.passes - 1):
-        with torch.no_grad():
-            for p, gradient in zip(model.parameters(), wanted, strict=True):
-                p.sub_(lr * gradient)
-        wanted = reference_gradients(model, rows, s, start, reference)
-    got, trainer = gradients(
-        tiny, tokenizer, tmp_path, rows, s, budget=budget, referred=reference if s.kl_coef else None, lr=lr
-    )
-    assert error(got, wanted) < 1e-5
-    assert trainer.watched["tokens_trained"] == sum(len(row.completion_ids) for row in rows)
+    off, trainer = compare(tiny, tokenizer, tmp_path, s, budget)
+    assert off < 1e-5
     if mode.get("old") == "sampler" or s.passes > 1:
         assert trainer.watched["clip_low_share"] + trainer.watched["clip_high_share"] > 0
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if "passes" in mode], ids=words)
+def test_in_double_precision_all_passes_equal_the_reference(tiny, tokenizer, tmp_path, monkeypatch, mode):
+    """In float32, and with weights as sharp as these, the second pass is off by up to 5e-5: that is rounding."""
+    tiny.double()
+    # Transformers' own rounds to float32 in between.
+    monkeypatch.setattr(
+        type(tiny.model.norm),
+        "forward",
+        lambda self, x: torch.nn.functional.rms_norm(x, x.shape[-1:], self.weight, self.variance_epsilon),
+    )
+    off, _ = compare(tiny, tokenizer, tmp_path, Loss(**mode), 4096)
+    assert off < 1e-9
 
 
 def test_shared_prefixes_are_computed_once(tiny, tokenizer, tmp_path):

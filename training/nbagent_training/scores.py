@@ -32,7 +32,7 @@ def token_scores(
     entropy_gradient: bool = False,
     cells: int = CELLS,
 ) -> torch.Tensor:
-    """(K, 2) in float32: log softmax(logits / temperature) at the targets, and the entropy in nats.
+    """(K, 2), float32 at least: log softmax(logits / temperature) at the targets, and the entropy in nats.
 
     Args:
         hidden: (K, C).
@@ -45,7 +45,8 @@ def token_scores(
     """
 
     def scores(part: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        logits = linear(part, weight, bias).float()
+        logits = linear(part, weight, bias)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if temperature != 1:
             logits = logits / temperature
         total = logits.logsumexp(-1)
@@ -105,9 +106,9 @@ def check_scores(model: Any) -> None:
             use_cache=False,
             forest=forest_of(row, device),
         ).logits[:, 0]
-    own = [model(torch.tensor([line], device=device)).logits[0].float() for line in ([1, 2, 3], [1, 2, 5])]
+    own = [model(torch.tensor([line], device=device)).logits[0].to(got.dtype) for line in ([1, 2, 3], [1, 2, 5])]
     picked = torch.stack([own[0][2], own[1][1], own[1][2]]).log_softmax(-1).gather(1, targets[:, None])[:, 0]
-    exact = next(model.parameters()).dtype == torch.float32
+    exact = next(model.parameters()).dtype in (torch.float32, torch.float64)
     if not torch.allclose(got, picked, atol=1e-3 if exact else 0.1):
         raise UsageError(
             f"{type(model).__name__}: its log-probs cannot be computed at chosen tokens only (it scales or caps its "
