@@ -27,8 +27,12 @@ PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def make_kernel(channel: Channel) -> Any:
-    """IPythonKernel with its shell, as far as it can be made before the fork: no thread, no loop, no socket."""
+def make_kernel(channel: Channel, warm: bool) -> Any:
+    """IPythonKernel with its shell, as far as it can be made before the fork: no thread, no loop, no socket.
+
+    Args:
+        warm: run the first cells here, once for all forks.
+    """
     import logging
 
     from traitlets.config import Config
@@ -109,7 +113,8 @@ def make_kernel(channel: Channel) -> Any:
     kernel.shell.displayhook.get_execution_count = lambda: kernel.execution_count
     if "matplotlib.pyplot" in sys.modules:
         kernel.shell.enable_matplotlib("inline")
-    warm_up(kernel)
+    if warm:
+        warm_up(kernel)
     skip_search_for_cells()
     return kernel
 

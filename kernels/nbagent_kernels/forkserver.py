@@ -71,8 +71,13 @@ class Server:
             self.control.send(json.dumps(message).encode())
 
     def prepare(self, modules: list[str]) -> None:
-        """Import the modules and make the kernel that the forks will become."""
+        """Import the modules and make the kernel that the forks will become.
+
+        Without modules the first kernel is awaited: nothing is done that only pays with many.
+        """
         start = time.perf_counter()
+        if not modules:
+            gc.disable()
         skipped = {}
         for module in modules:
             try:
@@ -82,11 +87,14 @@ class Server:
         load_beside("forkedcaches").read_only()
         if self.contained:
             load_beside("containedfiles")  # once for all that will answer with it
-        self.kernel = self.making.make_kernel(self.channel)
+        self.kernel = self.making.make_kernel(self.channel, warm=bool(modules))
         threads = len(list(Path("/proc/self/task").iterdir()))
-        gc.collect()
+        if modules:
+            gc.collect()
         gc.freeze()
-        join_pages()
+        gc.enable()
+        if modules:
+            join_pages()
         self.tell({"op": "ready", "skipped": skipped, "threads": threads, "seconds": time.perf_counter() - start})
 
     def serve(self) -> None:
