@@ -30,6 +30,7 @@ from nbagent_kernels.cgroups import started
 from nbagent_kernels.environment import FIXED
 from nbagent_kernels.errors import EngineFailed, KernelError, KernelStartError
 from nbagent_kernels.forkhost import HASH_SEED, RUN
+from nbagent_kernels.memory import containers
 from nbagent_kernels.types import SessionSpec
 from nbagent_kernels.workspace import process_root
 
@@ -105,6 +106,7 @@ class Container:
         (self._folder / "s").unlink()
         peer = self.control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         self.pid = struct.unpack("3i", peer)[0]
+        containers[self.id] = self.pid, self._spec.limits.memory_bytes or 0
 
     async def why_ended(self) -> str:
         """What became of it, in words. Raises EngineFailed where the engine, or somebody through it, ended it."""
@@ -114,6 +116,7 @@ class Container:
         """Kill it and remove it, with its folder on the host. Idempotent."""
         if self.control is not None:
             self.control.close()
+        containers.pop(self.id, None)
         await asyncio.get_running_loop().run_in_executor(_ending, self._remove)
 
     def _create_and_start(self) -> None:

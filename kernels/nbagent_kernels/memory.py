@@ -11,6 +11,8 @@ from nbagent_kernels.workspace import process_root
 
 BOUNDS = {"memory": ("memory.limit_in_bytes", "memory.usage_in_bytes"), "": ("memory.max", "memory.current")}
 """Version 1's controller, or version 2's "", -> the files with a control group's limit and use, bytes."""
+containers: dict[str, tuple[int, int]] = {}
+"""Containers of this process: the engine's id -> pid of a process in it, and the most that it may take, bytes."""
 
 
 def available_bytes() -> int:
@@ -19,10 +21,7 @@ def available_bytes() -> int:
     for controller, (limit, used) in BOUNDS.items():
         with contextlib.suppress(OSError, ValueError):
             place = own_place(controller)
-            bound = int((place / limit).read_text())
-            # Page cache counts as used and can be taken back.
-            cache = _fields(place / "memory.stat").get("inactive_file", 0)
-            free = min(free, bound - int((place / used).read_text()) + cache)
+            free = min(free, int((place / limit).read_text()) - _used(place, used))
     return max(free, 0)
 
 
@@ -35,6 +34,8 @@ def kernels_bytes() -> int:
     """Memory of this process's kernels, their fork servers and all that they started: the sum of their PSS.
 
     PSS gives each page that processes share to them in equal parts (Linux's Documentation/filesystems/proc.rst).
+    Containers count with what their control groups say, files in memory included; where that cannot be read, with their
+    limits.
     """
     ours = f"HOME={process_root()}/".encode()
     total = 0
@@ -43,7 +44,22 @@ def kernels_bytes() -> int:
             with contextlib.suppress(OSError, KeyError):
                 if any(item.startswith(ours) for item in (entry / "environ").read_bytes().split(b"\0")):
                     total += _fields(entry / "smaps_rollup")["Pss:"] << 10
-    return total
+    return total + sum(_container_bytes(*container) for container in list(containers.items()))
+
+
+def _container_bytes(identity: str, known: tuple[int, int]) -> int:
+    pid, limit = known
+    for controller, (_, used) in BOUNDS.items():
+        with contextlib.suppress(OSError, ValueError):
+            place = own_place(controller, pid)
+            if identity in str(place):  # else it is the machine's, or some other group's
+                return _used(place, used)
+    return limit
+
+
+def _used(place: Path, file: str) -> int:
+    """What a control group takes; page cache counts as used there and can be taken back."""
+    return int((place / file).read_text()) - _fields(place / "memory.stat").get("inactive_file", 0)
 
 
 def _fields(file: Path) -> dict[str, int]:

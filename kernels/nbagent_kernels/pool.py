@@ -57,7 +57,7 @@ class PoolHealth:
     waiting: int
     """Callers that wait for a session."""
     kernels_bytes: int
-    """Memory of all kernels of this process, bytes of PSS."""
+    """Memory of all kernels of this process, bytes (memory.kernels_bytes)."""
     available_bytes: int
     """Memory that is free, bytes."""
     deaths: int

@@ -13,12 +13,13 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import container
 from kernel_probes import alive, text
 
-from nbagent_kernels import KernelPool, Session, SessionSpec, open_session
+from nbagent_kernels import KernelPool, Limits, Session, SessionSpec, open_session
 from nbagent_kernels.container import OWNER_LABEL, client
 from nbagent_kernels.errors import EngineFailed
 from nbagent_kernels.filestream import Frames, receive_tree
@@ -177,6 +178,19 @@ async def test_a_warm_container_takes_capsule_and_seed(tmp_path):
         await cold.close()
         assert drawn[0] == drawn[1]
         assert "a.csv" in drawn[0]
+
+
+async def test_a_pool_counts_what_containers_take(monkeypatch):
+    spec = SessionSpec(container=container("python"), preload=(), limits=Limits(memory_bytes=1 << 30))
+    async with KernelPool(1, backend="docker", spec=spec) as pool:
+        session = await pool.acquire()
+        before = (await pool.health()).kernels_bytes
+        assert 5 << 20 < before < 200 << 20
+        await session.execute("held = b'x' * (150 << 20)\nwith open('f', 'wb') as f: f.write(held)")
+        assert 295 << 20 < (await pool.health()).kernels_bytes - before < 350 << 20
+        monkeypatch.setattr("nbagent_kernels.cgroups.MOUNT", Path("/nowhere"))
+        assert (await pool.health()).kernels_bytes == 1 << 30
+    assert (await pool.health()).kernels_bytes == 0
 
 
 HOST = """
