@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "MPLBACKEND": "agg"}
 
 # A runner's background job begins with Ctrl-C ignored, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A deadline measures the machine, not the code, and so does a check of how quickly examples are drawn.
+settings.register_profile("nbagent", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("nbagent")
 
 GOLDEN = Path(__file__).parent / "golden"
 

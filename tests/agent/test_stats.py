@@ -58,7 +58,7 @@ def test_pass_at_k_refuses_what_cannot_be(n, c, k):
 
 
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=2, max_size=40), st.integers(0, 5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_bootstrap_is_seeded_ordered_and_blind_to_order(values, seed):
     e = bootstrap_mean(values, seed=seed, resamples=500)
     assert e == bootstrap_mean(list(reversed(values)), seed=seed, resamples=500)

@@ -60,7 +60,7 @@ def agent(pick, mode, n_questions, n_replicas, seed=0):
 
 
 @given(st.lists(st.integers(1, 3), max_size=4), st.integers(0, 2))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_chances_equal_the_count_of_all_subsets(counts, silent):
     attempts = [i for i, count in enumerate(counts) for _ in range(count)] + [None] * silent
     made = win_chances(tuple(counts), silent)

@@ -19,7 +19,7 @@ from nbagent_kernels.outputs import OutputFold
 from nbagent_kernels.zmtp import ZmtpSocket
 
 LARGEST = 1000
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=60)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -149,7 +149,7 @@ def test_a_forked_wire_delivers_what_is_a_message(frames, sizes):
 
 
 @given(st.lists(st.tuples(kinds, contents), max_size=12), st.sampled_from((10, 200, 10_000)))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_messages_fold_to_valid_outputs_under_the_cap(messages, cap):
     fold = OutputFold(Limits(output_bytes=cap))
     for kind, content in messages:

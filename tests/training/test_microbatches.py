@@ -25,7 +25,7 @@ def rows_of(seed, n):
     ]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.sampled_from([100, 400, 5000]), st.integers(1, 3))
 def test_chunks_keep_to_the_budget_and_lose_nothing(seed, n, budget, processes):
     rows = rows_of(seed, n)

@@ -60,7 +60,7 @@ def test_logps_and_gradients_equal_those_of_separate_rows(tiny, tokenizer):
             assert torch.linalg.vector_norm(mine - other) <= 1e-4 * (1 + torch.linalg.vector_norm(other))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.booleans(), st.sampled_from([1, 4, 1000]))
 def test_each_sample_is_its_own_path(seed, completions, least):
     samples = draw(seed)
