@@ -275,7 +275,11 @@ async def test_sessions_beside_each_other_do_not_mix(opened, backend):
 async def test_a_signal_to_the_kernel_from_outside_is_noticed_between_cells(opened):
     session = await opened()
     result = await session.execute("import os\nprint(os.getpid())")
-    os.kill(on_host(session, int(text(result.outputs))), signal.SIGKILL)
+    kernel = on_host(session, int(text(result.outputs)))
+    try:
+        os.kill(kernel, signal.SIGKILL)
+    except PermissionError:
+        pytest.skip("only root may signal a container's processes from outside")
     await asyncio.sleep(0.3)
     after = await session.execute("1")
     assert (after.status, after.state_kept) == ("ok", False)
