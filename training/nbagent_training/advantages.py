@@ -35,7 +35,7 @@ Advantages = list[dict[Key, float]]
 def outcome(tree: Tree, settings: Grpo) -> Advantages:
     """Groupings `trajectory` and `branch`: returns against what else became of the same state.
 
-    `trajectory` (GRPO, Shao et al. 2024, arXiv 2402.03300, section 4.1, over whole attempts):
+    `trajectory` (GRPO, Shao et al. 2024, arXiv 2402.03300, over whole attempts):
 
         A_{i,t} = γ^(T_i − t) · (R_i − μ) / (σ + ε)
 
@@ -45,8 +45,8 @@ def outcome(tree: Tree, settings: Grpo) -> Advantages:
         A_c = γ^(T − t) · (V − mean_k V_k) / (σ + ε)
 
     Siblings continue from one state, so their mean estimates that state's value; shared calls are rows once, and have
-    the mean of their subtree for return (the tree advantages of TreeRL, Hou et al. 2025, arXiv 2506.11902, with the
-    nearest node's baseline alone). Attempts that were never branched are the alternatives of the task's first state:
+    the mean of their subtree for return (as the local advantages of TreeRL, Hou et al. 2025, arXiv 2506.11902, which
+    adds those against the whole tree). Attempts that were never branched are the alternatives of the task's first state:
     there both are the same, as they are for attempts that were all branched at their first step. γ multiplies good and
     bad alike: it only weakens early calls. A memory is a call as any other (SUPO, Lu et al. 2025, arXiv 2510.06727,
     eq. 3).
@@ -68,7 +68,7 @@ def outcome(tree: Tree, settings: Grpo) -> Advantages:
 
 
 def state(tree: Tree, settings: Grpo) -> Advantages:
-    """Grouping `state` (GiGPO, Feng et al. 2025, arXiv 2505.10978, section 4): attempts that met the same notebook.
+    """Grouping `state` (GiGPO, Feng et al. 2025, arXiv 2505.10978): attempts that met the same notebook.
 
         A_{i,t} = (R_i − μ) / (σ + ε) + ω · (G_{i,t} − mean_s G) / (σ_s + ε)
 

@@ -2,7 +2,7 @@
 
 A group's attempts are the leaves of a tree (tree.py). Statistics are taken once an attempt, never once a row, so
 neither the number of turns nor a split of rows changes them. Attempts that ran into a limit stay in the statistics and
-may be masked from the loss (DAPO, Yu et al. 2025, arXiv 2503.14476, section 3.4); what failed on the host's side is in
+may be masked from the loss (DAPO, Yu et al. 2025, arXiv 2503.14476); what failed on the host's side is in
 neither. Calls of a group without variance carry no gradient: they are dropped, the group is counted.
 
 A call is a row, also where its prompt only continues the one before: the trainer computes once what rows share

@@ -43,7 +43,7 @@ class Tokens:
 def ratios(tokens: Tokens, settings: Loss) -> torch.Tensor:
     """r: π / π_old of each token, or of its row the geometric mean, s = exp(mean_t log(π / π_old)).
 
-    Sequence ratio: GSPO, Zheng et al. 2025, arXiv 2507.18071, eq. 7. Its gradient reaches all tokens of the row.
+    Sequence ratio: GSPO, Zheng et al. 2025, arXiv 2507.18071. Its gradient reaches all tokens of the row.
     """
     difference = tokens.logp - (tokens.sampler if settings.old == "sampler" else tokens.old)
     if settings.ratio == "token":
@@ -57,9 +57,9 @@ def ratios(tokens: Tokens, settings: Loss) -> torch.Tensor:
 def policy_loss(tokens: Tokens, ratio: torch.Tensor, settings: Loss) -> torch.Tensor:
     """The policy's term, before the correction.
 
-    `clip`: −min(r A, clip(r, 1 − low, 1 + high) A) (PPO, Schulman et al. 2017, arXiv 1707.06347, eq. 7; two bounds:
-    DAPO, Yu et al. 2025, arXiv 2503.14476, eq. 8; with the sequence ratio: GSPO, eq. 5). `dual_clip` D: for A < 0 at
-    most −D A (dual-clip PPO, Ye et al. 2020, arXiv 1912.09729).
+    `clip`: −min(r A, clip(r, 1 − low, 1 + high) A) (PPO, Schulman et al. 2017, arXiv 1707.06347; two bounds: DAPO, Yu
+    et al. 2025, arXiv 2503.14476; with the sequence ratio: GSPO). `dual_clip` D: for A < 0 at most −D A (dual-clip PPO,
+    Ye et al. 2020, arXiv 1912.09729, eq. 5).
     `cispo`: −sg(clip(r, 1 − low, 1 + high)) A log π (MiniMax-M1, 2025, arXiv 2506.13585, eq. 4 and 5; the authors set
     no lower bound).
     """

@@ -8,7 +8,7 @@ memories may need one), L_i = Σ_t k_{i,t} L_{i,t}. A token of call t of attempt
     rollout_token_mean   N · L_i                   every attempt the same, however many turns it took (the default)
     row_mean             N · Σ_t k_{i,t} · L_{i,t} every attempt the same, and in it every call
     token_mean           Σ_i s_i L_i               every token the same, so long attempts count more (DAPO, Yu et al.
-                                                   2025, arXiv 2503.14476, section 3.3)
+                                                   2025, arXiv 2503.14476)
     constant             N · C                     the same whatever else is in the batch, C = `constant_tokens`
                                                    (Dr. GRPO, Liu et al. 2025, arXiv 2503.20783)
 
