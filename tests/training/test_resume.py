@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from nbagent.models.hf import load
 from nbagent.runfolder import RunFolder
 from nbagent.tasks import Outcome
 from nbagent_training.checkpoints import is_whole
+from nbagent_training.export import export
 from nbagent_training.metrics import METRICS
 
 pytestmark = pytest.mark.slow
@@ -83,8 +86,8 @@ def live(home):
     lives = Lives()
     with lives.process:
         assert lives(teach=str(home / "model")) == 0
-        yield lambda name, *death: lives(
-            recipe=str(home / "recipe.toml"), out=str(home / name), **({"death": death} if death else {})
+        yield lambda name, *death, recipe="recipe.toml": lives(
+            recipe=str(home / recipe), out=str(home / name), **({"death": death} if death else {})
         )
 
 
@@ -177,6 +180,28 @@ def test_a_disk_that_is_full_stops_the_run_which_goes_on_once_it_has_room(home, 
         same("disk/run", home, live, whole)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_with_lora_it_learns_the_same_and_every_stage_can_be_exported(home, live):
+    recipe = RECIPE.format(folder=home).replace("updates = 5", "updates = 3") + "[lora]\nrank = 4\n"
+    (home / "lora.toml").write_text(recipe)
+    assert live("lora", recipe="lora.toml") == 0
+    assert live("lora killed", "update", 3, recipe="lora.toml") == -9
+    middle = logits(export(home / "lora killed", home / "middle", checkpoint="grpo/checkpoint-2"))
+    assert live("lora killed", recipe="lora.toml") == 0
+    runs = [RunFolder(home / name) for name in ("lora", "lora killed")]
+    for got, wanted in zip(learned(runs[1]), learned(runs[0]), strict=True):
+        assert got == wanted
+    first, last = logits(home / "model"), logits(export(home / "lora killed", home / "last"))
+    adapted = logits(export(home / "lora killed", home / "adapted", checkpoint="adapter"))
+    assert torch.allclose(adapted, last, atol=1e-5)
+    assert not torch.allclose(first, middle, atol=1e-3)
+    assert not torch.allclose(middle, last, atol=1e-3)
+
+
+def logits(folder):
+    with torch.no_grad():
+        return load(folder)[0].eval()(torch.arange(5, 45)[None]).logits
 
 
 def test_a_finished_run_says_so(home, live, whole):

@@ -46,10 +46,10 @@ def outcome(tree: Tree, settings: Grpo) -> Advantages:
 
     Siblings continue from one state, so their mean estimates that state's value; shared calls are rows once, and have
     the mean of their subtree for return (as the local advantages of TreeRL, Hou et al. 2025, arXiv 2506.11902, which
-    adds those against the whole tree). Attempts that were never branched are the alternatives of the task's first state:
-    there both are the same, as they are for attempts that were all branched at their first step. γ multiplies good and
-    bad alike: it only weakens early calls. A memory is a call as any other (SUPO, Lu et al. 2025, arXiv 2510.06727,
-    eq. 3).
+    adds those against the whole tree). Attempts that were never branched are the alternatives of the task's first
+    state: there both are the same, as they are for attempts that were all branched at their first step. γ multiplies
+    good and bad alike: it only weakens early calls. A memory is a call as any other (SUPO, Lu et al. 2025, arXiv
+    2510.06727, eq. 3).
     """
     found: Advantages = [{} for _ in tree.leaves]
     places = {id(leaf): place for place, leaf in enumerate(tree.leaves)}
