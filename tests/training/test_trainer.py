@@ -206,8 +206,9 @@ def test_recomputing_activations_changes_no_gradient(tiny, tokenizer, tmp_path):
     assert error(got, wanted) < 1e-5
 
 
-def trainer_of(model, tokenizer, folder, make_batch, **more):
-    return StepGRPOTrainer(model, tokenizer, settings(folder, seed=0, bf16=False, **more), make_batch, token_budget=256)
+def trainer_of(model, tokenizer, folder, make_batch, loss=None, **more):
+    arguments = settings(folder, seed=0, bf16=False, **more)
+    return StepGRPOTrainer(model, tokenizer, arguments, make_batch, token_budget=256, loss=loss)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has it")
@@ -218,19 +219,20 @@ def test_flex_attention_is_refused_without_a_gpu(tiny, tokenizer, tmp_path):
         )
 
 
-def test_an_update_without_a_gradient_changes_nothing(tiny, tokenizer, tmp_path):
-    before = [p.detach().clone() for p in tiny.parameters()]
-    trainer_of(
-        tiny,
-        tokenizer,
-        tmp_path,
-        lambda update: Batch([], {"reward": 0.0}),
-        steps=1,
-        learning_rate=1.0,
-        save_strategy="no",
-        weight_decay=0.0,
-    ).train()
-    assert all(torch.equal(p, q) for p, q in zip(tiny.parameters(), before, strict=True))
+@pytest.mark.parametrize("passes", [1, 2])
+def test_an_update_without_a_gradient_changes_nothing(tiny, tokenizer, tmp_path, passes):
+    """Not even by the momentum of the update before it."""
+    begun = []
+
+    def make_batch(update):
+        begun.append([p.detach().clone() for p in tiny.parameters()])
+        return Batch([] if update else make_rows(1, 4, tiny), {"reward": 0.0})
+
+    more = {"steps": 2, "learning_rate": 1e-2, "weight_decay": 0.1, "save_strategy": "no"}
+    trainer_of(tiny, tokenizer, tmp_path, make_batch, loss=Loss(passes=passes), **more).train()
+    first, second = begun
+    assert not any(torch.equal(p, q) for p, q in zip(first, second, strict=True))
+    assert all(torch.equal(p, q) for p, q in zip(tiny.parameters(), second, strict=True))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tiny, tokenizer, tmp_path):

@@ -201,6 +201,9 @@ class StepGRPOTrainer(SealedCheckpoints, Trainer):  # type: ignore[misc]
                 sums[name] = torch.maximum(before, value) if name == "ratio_max" else before + value
         share: torch.Tensor = sums["loss"] * world
         self.watched = self._means(sums, len(batches))
+        if not self.watched["tokens_trained"]:
+            # A gradient of 0 would have the optimizer step by its momentum; without one it leaves the weights alone.
+            model.zero_grad()
         return share
 
     def _means(self, sums: dict[str, torch.Tensor], n_batches: int) -> dict[str, float]:
