@@ -27,7 +27,7 @@ def test_two_processes_give_the_gradients_of_one(tmp_path, monkeypatch):
     done = subprocess.run(
         [*LAUNCH, *script], env=environment, capture_output=True, text=True, timeout=600, cwd=tmp_path, check=False
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr
     two, one = torch.load(tmp_path / "two.pt", weights_only=True), gradients()
     assert set(two) == set(one)
     for name, (alone, watched) in one.items():
@@ -47,7 +47,7 @@ def test_a_run_under_accelerate_launch_learns_what_one_process_learns(tmp_path):
         done = subprocess.run(
             [*words, *script], env=environment, capture_output=True, text=True, timeout=600, cwd=tmp_path, check=False
         )
-        assert done.returncode == 0, done.stderr[:6000]
+        assert done.returncode == 0, done.stderr
     one, two = (RunFolder(tmp_path / name) for name in ("1", "2"))
     for alone, together in zip(one.read_metrics(), two.read_metrics(), strict=True):
         for name in ("reward", "grad_norm", "learning_rate", "tokens_trained", "rows", "attempts"):
