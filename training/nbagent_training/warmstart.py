@@ -71,7 +71,8 @@ class Report(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Called by the trainer."""
         if "loss" in (logs or {}):
-            self.journal.add(state.global_step, logs)
+            # Its count of tokens adds up the attention mask, which for trees is no count.
+            self.journal.add(state.global_step, {k: v for k, v in logs.items() if k != "num_tokens"})
 
 
 def warm_start(
