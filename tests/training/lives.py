@@ -117,6 +117,9 @@ def arm(place, number):
 
 
 def live(life):
+    # Of random states, which a process that is started anew has not in common with others.
+    torch.seed()
+    random.seed()
     out = Path(life["out"])
     if death := life.get("death"):
         arm(*death)

@@ -8,17 +8,19 @@ from nbagent.errors import UsageError
 from nbagent_training.loss_settings import Lora
 
 
-def add_lora(model: Any, settings: Lora) -> Any:
+def add_lora(model: Any, settings: Lora, seed: int = 0) -> Any:
     """The model with new adapters, which alone are trained; the model itself if `settings.rank` is 0.
 
     The adapters lie inside the given model, so whoever samples from it samples from the adapted weights;
-    `merge_and_unload()` of what is returned leaves it as a plain model with the adapters in its weights.
+    `merge_and_unload()` of what is returned leaves it as a plain model with the adapters in its weights. They begin as
+    `seed` says, whatever was drawn before: a run that was killed before its first checkpoint begins as it did.
 
     Raises:
         UsageError: no layer of the model has a name among the targets.
     """
     if not settings.rank:
         return model
+    import torch
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -30,6 +32,8 @@ def add_lora(model: Any, settings: Lora) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return get_peft_model(model, config)
     except ValueError as error:
         raise UsageError(f"lora.targets: {error}") from error

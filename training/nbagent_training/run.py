@@ -126,7 +126,8 @@ class TrainingRun:
         transformers_logging.set_verbosity_error()
         model, tokenizer = self._load("warm") if recipe.warm_start.steps else self._start()
         folder = self._folder("grpo")
-        follow(add_lora(model, recipe.lora), tokenizer, recipe.grpo, out=folder, seed=recipe.seed, bf16=recipe.bf16)
+        adapted = add_lora(model, recipe.lora, recipe.seed)
+        follow(adapted, tokenizer, recipe.grpo, out=folder, seed=recipe.seed, bf16=recipe.bf16)
 
     def _check_processes(self) -> None:
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -345,7 +346,7 @@ class TrainingRun:
         settings = self.recipe.grpo
         if settings.updates and not self._folder("final").exists():
             model, tokenizer = self._load("warm") if self.recipe.warm_start.steps else self._start()
-            model = add_lora(model, self.recipe.lora)
+            model = add_lora(model, self.recipe.lora, self.recipe.seed)
             sampler = self.engine.of(model, tokenizer, "grpo")
             with self.stages.timed("grpo"), Dashboard(self.console, "grpo", settings.updates) as board:
                 practice = self._recorded(tokenizer) if settings.from_run else self._practice(tasks, sampler)
