@@ -10,7 +10,7 @@ import time
 import pytest
 from kernel_probes import text
 
-from nbagent_kernels import CannotBranch, Session, branching, snapshot
+from nbagent_kernels import CannotBranch, Session, fork, snapshot
 from nbagent_kernels.fake import FakeSession
 from nbagent_kernels.types import CellResult
 
@@ -130,7 +130,7 @@ async def test_a_parent_closed_or_a_caller_gone_meanwhile(opened, monkeypatch):
         loop.call_soon_threadsafe(copying.set)
         time.sleep(0.5)
 
-    monkeypatch.setattr(branching, "copy_session", slow)
+    monkeypatch.setattr(fork, "copy_session", slow)
     one, other = await opened(), await opened()
     gone = asyncio.create_task(one.branch())
     await copying.wait()
