@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,10 @@ def prompt(
     rollout: Annotated[str, typer.Option(help="The attempt: a name in the run's rollouts/, without .jsonl.")],
     step: Annotated[int | None, typer.Option(min=0, help="The step, counted from 0; none: the last one.")] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Folder of the model's tokenizer; none: that of the run's checkpoints.")
+        Path | None,
+        typer.Option(
+            help="Folder of the model's tokenizer; none: that of the run's checkpoints, or of the scored model."
+        ),
     ] = None,
 ) -> None:
     """Show what the model saw at a step, to the letter: tokens, what was cut and why, the prompt, the reply.
@@ -81,6 +85,9 @@ def _tokenizer(folder: RunFolder, named: Path | None) -> Any:
     from nbagent.models.opening import open_tokenizer
 
     own = sorted(path.parent for path in folder.checkpoints.glob("*/tokenizer.json"))
+    scored = tomllib.loads(folder.recipe.read_text(encoding="utf-8")).get("model")
+    if isinstance(scored, str) and (Path(scored) / "tokenizer.json").is_file():
+        own.append(Path(scored))
     if named is None and not own:
         raise UsageError(f"{folder.path}: keeps token ids and no tokenizer; name the model's folder with --tokenizer")
     return open_tokenizer(named or own[0])

@@ -102,6 +102,9 @@ def test_a_memory_and_the_prompt_after_it_are_both_shown(rollouts, task, place):
     assert said.index("step 2, memory, policy summarize") < said.index("Nothing so far.")
     assert said.index("Nothing so far.") < said.index("step 2, action, policy summarize")
     assert "1 exchanges before step 1: dropped" in said
+    assert "name the model's folder with --tokenizer" in say(run.path, "--rollout", "r").output
+    run.recipe.write_text(f'model = "{place / "named"}"\n')
+    assert say(run.path, "--rollout", "r", "--step", 2).output == said
 
 
 def test_an_endpoints_messages_are_shown_and_its_control_codes_escaped(rollouts, task, place, endpoint):
