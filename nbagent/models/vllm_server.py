@@ -245,6 +245,9 @@ class VLLMServer:
         command += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm", "--enable-prefix-caching"]
         if self._interpreter.cpu:
             command += ["--enforce-eager", "--block-size", "32"]
+            # vLLM 0.31 on the CPU dies where a prompt is read in chunks and its call has a seed: CPU generators have no
+            # offset to be set back.
+            command += ["--no-enable-chunked-prefill"]
         if self._untied:
             command += ["--hf-overrides", OVERRIDE]
         if self.lora_rank:

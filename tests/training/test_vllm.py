@@ -114,6 +114,21 @@ def greedy(model, prompt, n):
     return tuple(ids[len(prompt) :])
 
 
+def test_more_long_prompts_at_once_than_a_step_of_the_server_reads(rollouts, both):
+    """With chunks of prompts and seeded calls the engine of vLLM 0.31 died on the CPU."""
+    sampler, server = both
+    starts = server.starts
+
+    async def all_of_them():
+        prompts = [tuple(5 + (k + place * place) % 300 for place in range(1400)) for k in range(6)]
+        return await asyncio.gather(
+            *(sampler.sample(Prompt([], ids=ids), SamplingParams(seed=7, max_new_tokens=4)) for ids in prompts)
+        )
+
+    assert all(made.ids for made in rollouts.call(all_of_them()))
+    assert server.starts == starts
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_are_the_trainers(rollouts, sampler, trained, temperature):
     made = ask(rollouts, sampler, n=12, max_new_tokens=24, temperature=temperature)
