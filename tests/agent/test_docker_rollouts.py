@@ -25,7 +25,7 @@ from nbagent.rollouts import Rollouts
 from nbagent.runfolder import RunFolder
 from nbagent.sandbox.clean import clean
 from nbagent.tasks import Outcome, Task, Verdict
-from nbagent_kernels.container import RUN_LABEL, client
+from nbagent_kernels.container import RUN_LABEL, WORK, client
 from nbagent_kernels.leftovers import containers
 
 SETTINGS = RolloutSettings(
@@ -98,7 +98,7 @@ def test_a_sandbox_that_clean_ends_by_its_run_costs_another_try_and_no_reward(ba
         while not ended.wait(0.5):
             for found in containers(run.name):
                 with contextlib.suppress(APIError):  # it may not run yet
-                    if "began" in str(api.exec_start(api.exec_create(found.id, "ls /work/1/work")["Id"])):
+                    if "began" in str(api.exec_start(api.exec_create(found.id, f"ls {WORK}/1/work")["Id"])):
                         clean(run.name, everything=True, dry_run=False)
                         return
 

@@ -25,6 +25,7 @@ from nbagent.sandbox.battery import Observed, battery, host, spec_of
 from nbagent.sandbox.watch import GROWTH, escaped, processes
 from nbagent_images import Image
 from nbagent_kernels import SessionSpec
+from nbagent_kernels.container import WORK
 from nbagent_kernels.errors import KernelStartError
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
@@ -76,17 +77,17 @@ def weak(client: Any, image: Callable[[str], Image]) -> Iterator[tuple[Any, Fact
                 str(folder): {"bind": str(folder)},
                 "/var/run/docker.sock": {"bind": "/var/run/docker.sock"},
                 str(Path(__file__).parents[2] / "benchmarks" / "bixbench" / "nbagent_bixbench"): {
-                    "bind": "/work/nbagent_bixbench",
+                    "bind": f"{WORK}/nbagent_bixbench",
                     "mode": "ro",
                 },
             },
             shm_size="4g",
-            tmpfs={"/work": "rw,exec,size=4g", "/tmp": "rw,exec,size=4g", "/fillable": "rw,size=4g"},
+            tmpfs={WORK: "rw,exec,size=4g", "/tmp": "rw,exec,size=4g", "/fillable": "rw,size=4g"},
             labels={"nbagent.test": "attacks"},
         )
         try:
             container.start()
-            container.exec_run(["sh", "-c", f"echo {facts.ours} > /work/own.txt"])
+            container.exec_run(["sh", "-c", f"echo {facts.ours} > {WORK}/own.txt"])
             yield container, facts
         finally:
             container.remove(force=True)
