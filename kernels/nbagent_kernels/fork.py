@@ -18,9 +18,10 @@ from typing import Any
 from nbagent_kernels.confinement import plan
 from nbagent_kernels.environment import base_environment, kernel_environment
 from nbagent_kernels.errors import KernelStartError
-from nbagent_kernels.forkedwire import END_S, ForkedWire
+from nbagent_kernels.forkedwire import ForkedWire
 from nbagent_kernels.forkhost import HASH_SEED, PRELOAD, RUN, ForkServer
 from nbagent_kernels.live import LiveSession, hosted
+from nbagent_kernels.served import END_S
 from nbagent_kernels.snapshot import copy_session
 from nbagent_kernels.types import SessionSpec
 from nbagent_kernels.workspace import Workspace, process_root

@@ -12,18 +12,15 @@ from typing import Any
 
 from nbagent_kernels.cgroups import attach
 from nbagent_kernels.errors import KernelStartError
+from nbagent_kernels.served import Order, Served
 from nbagent_kernels.stream import PacedSocket
 from nbagent_kernels.types import Limits, SessionSpec
-from nbagent_kernels.wire import Listener, Message, cause_of, first, message, settle
+from nbagent_kernels.wire import Listener, Message, cause_of, message, settle
 from nbagent_kernels.workspace import Workspace
 
-END_S = 10.0
-"""Seconds to wait for the server's word that a killed kernel is gone."""
 HANG_UP_S = 5.0
 """Seconds that a kernel may live on after it has closed its stream."""
 
-Order = Callable[[Mapping[str, Any]], None]
-"""Sends the fork server a request."""
 Brancher = Callable[["ForkedWire", SessionSpec, Workspace, Workspace], Awaitable["ForkedWire"]]
 """Forks the kernel of a wire into another session: see Wire.branch."""
 
@@ -33,7 +30,7 @@ def largest_frame(limits: Limits) -> int:
     return 2 * limits.output_bytes + (1 << 18)
 
 
-class ForkedWire:
+class ForkedWire(Served):
     """A Wire: see there."""
 
     def __init__(
@@ -45,8 +42,7 @@ class ForkedWire:
         order: Order,
         brancher: Brancher,
     ) -> None:
-        self.id = number
-        """The server's id of this kernel."""
+        self.served_by(order, number)
         self.dead: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         self.born: asyncio.Future[int] = self._loop.create_future()
@@ -55,7 +51,6 @@ class ForkedWire:
         self._grouped: asyncio.Future[None] = self._loop.create_future()
         self._branched: asyncio.Future[str] | None = None
         self._brancher = brancher
-        self._order = order
         self._largest = largest_frame(spec.limits)
         self._buffer = bytearray()
         self._broken = ""
@@ -63,9 +58,6 @@ class ForkedWire:
         self._workspace = workspace
         self._ooms = workspace.oom_kills()
         self._stream = PacedSocket(sock, self._deliver, self._hung_up)
-        self._unconfirmed: asyncio.TimerHandle | None = None
-        self._interrupts = 0
-        self._quiet: asyncio.Future[None] | None = None
 
     async def wait_ready(self, seconds: float) -> None:
         """Wait for the kernel's first word. Raises KernelStartError."""
@@ -89,22 +81,7 @@ class ForkedWire:
 
     def interrupt(self) -> None:
         """SIGINT to the kernel's process group, through the server."""
-        self._interrupts += 1
-        self._order({"op": "signal", "id": self.id, "signal": int(signal.SIGINT)})
-
-    async def calm(self) -> None:
-        """Wait for the server's word that it has passed on every interrupt."""
-        if self._interrupts:
-            self._quiet = self._loop.create_future()
-            await first(self._quiet, self.dead, timeout=END_S)
-
-    def kill(self) -> None:
-        """SIGKILL to the kernel's process group and what it detached; `dead` also where the server does not confirm."""
-        if not self.dead.done():
-            self._order({"op": "drop", "id": self.id})
-            if self._unconfirmed is None:
-                why = f"killed; the fork server did not confirm its end within {END_S:g} s"
-                self._unconfirmed = self._loop.call_later(END_S, self.ended, {"op": "failed", "why": why})
+        self.send_signal(signal.SIGINT)
 
     async def branch(self, spec: SessionSpec, source: Workspace, target: Workspace) -> ForkedWire:
         """Fork the live kernel; see Wire.branch."""
@@ -138,18 +115,10 @@ class ForkedWire:
 
         self._attaching = self._loop.create_task(attached())
 
-    def passed_on(self) -> None:
-        """The server has sent the kernel a signal."""
-        self._interrupts -= 1
-        if not self._interrupts and self._quiet is not None:
-            settle(self._quiet)
-
     def ended(self, word: Mapping[str, Any]) -> None:
         """The server says that this kernel is gone (and reaped)."""
-        if self.dead.done():
+        if not self.confirmed():
             return
-        if self._unconfirmed is not None:
-            self._unconfirmed.cancel()
         self._stream.drain()
         self._stream.close()
         cause = (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,11 +10,11 @@ from nbagent_kernels.container import PYTHON
 from nbagent_kernels.environment import rlimits
 from nbagent_kernels.errors import KernelStartError
 from nbagent_kernels.filestream import Frames
-from nbagent_kernels.forkedwire import END_S
 from nbagent_kernels.jupyterwire import JupyterWire
 from nbagent_kernels.local import command
+from nbagent_kernels.served import Served
 from nbagent_kernels.types import SessionSpec
-from nbagent_kernels.wire import cause_of, first, settle
+from nbagent_kernels.wire import cause_of
 from nbagent_kernels.workspace import Workspace, next_number
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ async def spawn(server: ContainerServer, spec: SessionSpec, workspace: Workspace
     return await wire.come_up_in_time()
 
 
-class SpawnedWire(JupyterWire):
+class SpawnedWire(Served, JupyterWire):
     """Its sockets are connected inside the container and handed out, connected."""
 
     def __init__(
@@ -43,11 +41,8 @@ class SpawnedWire(JupyterWire):
     ) -> None:
         super().__init__(spec, workspace, language, interrupt_mode)
         self._server = server
-        self.id = server.expect(self)
+        self.served_by(server.order, server.expect(self))
         self._folder = workspace.folder / f"k{next_number()}"
-        self._interrupts = 0
-        self._quiet: asyncio.Future[None] | None = None
-        self._unconfirmed: asyncio.TimerHandle | None = None
 
     async def begin(self, argv: list[str], extra: Mapping[str, str]) -> None:
         """Have the process started. Raises KernelStartError."""
@@ -68,35 +63,13 @@ class SpawnedWire(JupyterWire):
         }
         await self._server.send(request, [])
 
-    async def calm(self) -> None:
-        """Wait for the server's word that it has passed on every interrupt."""
-        if self._interrupts:
-            self._quiet = self._loop.create_future()
-            await first(self._quiet, self.dead, timeout=END_S)
-
-    def kill(self) -> None:
-        """SIGKILL to the kernel's process group and what it detached; `dead` also where the server does not confirm."""
-        if not self.dead.done():
-            self._server.order({"op": "drop", "id": self.id})
-            if self._unconfirmed is None:
-                why = f"killed; the fork server did not confirm its end within {END_S:g} s"
-                self._unconfirmed = self._loop.call_later(END_S, self.ended, {"op": "failed", "why": why})
-
     def forked(self, pid: int) -> None:
         """The server says which process the kernel is."""
 
-    def passed_on(self) -> None:
-        """The server has sent the kernel a signal."""
-        self._interrupts -= 1
-        if not self._interrupts and self._quiet is not None:
-            settle(self._quiet)
-
     def ended(self, word: Mapping[str, Any]) -> None:
         """The server says that this kernel is gone (and reaped)."""
-        if self.dead.done():
+        if not self.confirmed():
             return
-        if self._unconfirmed is not None:
-            self._unconfirmed.cancel()
         self._channels.drain()
         self._channels.close()
         self._last_words = str(word.get("said", ""))[-2000:]
@@ -105,8 +78,7 @@ class SpawnedWire(JupyterWire):
 
     def _signal(self, number: int) -> None:
         if not self.dead.done():
-            self._interrupts += number == signal.SIGINT
-            self._server.order({"op": "signal", "id": self.id, "signal": int(number)})
+            self.send_signal(number)
 
     async def _connect(self) -> bool:
         """Have the server's side connect to the kernel's sockets and take them over."""

@@ -48,7 +48,7 @@ async def test_a_dead_server_is_a_death_of_its_kernels_and_is_replaced(opened):
 
 
 async def test_a_server_that_was_stopped_hangs_no_cell(opened, monkeypatch):
-    monkeypatch.setattr("nbagent_kernels.forkedwire.END_S", 0.5)
+    monkeypatch.setattr("nbagent_kernels.served.END_S", 0.5)
     session = await opened(SessionSpec(preload=("json",), limits=Limits(grace_s=0.3)))
     server = await parent_of(session)
     os.kill(server, signal.SIGSTOP)
