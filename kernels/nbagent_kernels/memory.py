@@ -58,8 +58,13 @@ def _container_bytes(identity: str, known: tuple[int, int]) -> int:
 
 
 def _used(place: Path, file: str) -> int:
-    """What a control group takes; page cache counts as used there and can be taken back."""
-    return int((place / file).read_text()) - _fields(place / "memory.stat").get("inactive_file", 0)
+    """What a control group takes, but for pages of files on a disk: they count there, and can be taken back.
+
+    Files in memory stay in the count: the kernel keeps them among the anonymous pages.
+    """
+    stat = _fields(place / "memory.stat")
+    cached = sum(stat.get(f"total_{name}", stat.get(name, 0)) for name in ("inactive_file", "active_file"))
+    return max(int((place / file).read_text()) - cached, 0)
 
 
 def _fields(file: Path) -> dict[str, int]:
