@@ -16,8 +16,9 @@ from nbagent.runfolder import RunFolder
 from nbagent.score_run import ScoreRecipe
 from nbagent.tasks import open_tasks
 from nbagent.trajectory import Recorder
+from nbagent_training.groups import batch_of
 from nbagent_training.offline import offline_recipe
-from nbagent_training.recipe import TrainRecipe
+from nbagent_training.recipe import Grpo, TrainRecipe
 from nbagent_training.recorded import Recorded, own_examples, recorded
 
 RUN = CliRunner()
@@ -56,12 +57,14 @@ def sampled(model, tokenizer, n, seed=0):
     return prompt, made
 
 
-def write(run, tokenizer, task, name, prompt, completions, reward, version=0):
-    """The log of a rollout whose calls were sampled, with a verdict of our choice."""
+def write(run, tokenizer, task, name, prompt, completions, reward, version=0, parent=None):
+    """The log of a rollout whose calls were sampled, with a verdict of our choice; of a branch, (rollout, step)."""
+    first = parent[1] if parent else 0
     recorder = Recorder(run.blobs, run.rollout_path(name))
     start = {"rollout_id": name, "task_id": task.task_id, "question": task.question, "family": task.family}
-    recorder.record("start", **start, attempt=0, parent=None)
-    for step, made in enumerate(completions):
+    origin = {"rollout": parent[0], "step": parent[1]} if parent else None
+    recorder.record("start", **start, attempt=0, parent=origin)
+    for step, made in enumerate(completions, first):
         text = tokenizer.decode(made.ids[:-1] if made.stopped else made.ids)
         completion = Completion(text, "stop", made.ids, made.logprobs)
         recorder.call(
@@ -147,6 +150,25 @@ def test_own_examples_are_right_ones_once_each_shortest_first(scored, tokenizer)
     assert examples[0][0].prompt_ids == tuple(tokenizer("import pandas as pd")["input_ids"])
     assert len(own_examples(scored.path, tokenizer, per_task=1, **settings)) == 2
     assert len(own_examples(scored.path, tokenizer, per_task=9, **{**settings, "keep": "all"})) == 4 + 2 + 4
+
+
+def test_branches_are_in_the_group_of_their_root_and_what_they_share_counts_once(tiny, tokenizer, tasks, tmp_path):
+    run = RunFolder.create(tmp_path / "trained", "[grpo]\ntemperature = 1.0\n")
+    run.add_tasks(tasks.fingerprint())
+    prompt, made = sampled(tiny, tokenizer, 5)
+    root, task = "train-00000-0-t0-0", tasks.tasks()[0]
+    write(run, tokenizer, task, root, prompt, made[:3], 1.0)
+    write(run, tokenizer, task, f"{root}+1.0", prompt, made[3:5], 0.0, parent=(root, 1))
+    write(run, tokenizer, task, f"{root}+1.1", prompt, made[4:5], 1.0, parent=(root, 1))
+    source = Recorded(run.path, tokenizer, RunFolder.create(tmp_path / "i", ""), temperature=1.0, seed=0)
+    (group,) = source.next_groups(1, 0)
+    assert [t.rollout_id for t in group.trajectories] == [root, f"{root}+1.0", f"{root}+1.1"]
+    batch = batch_of([group], Grpo(grouping="branch"))
+    assert batch.stats["branchings"] == 1
+    assert len(batch.rows) == 5, "the shared first call has the mean of its only alternative: no gradient"
+    examples = own_examples(run.path, tokenizer, keep="all", per_task=9, order="shortest", seed=0)
+    ids = [row.completion_ids for rows in examples for row in rows]
+    assert sorted(ids) == sorted(m.ids for m in [*made[:3], *made[3:5], made[4]]), "the shared call counts once"
 
 
 def test_a_recipe_without_a_correction_for_stale_rows_is_refused(tmp_path):

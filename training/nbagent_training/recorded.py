@@ -55,7 +55,7 @@ class RecordedGroup:
 
 
 def recorded(run: RunFolder) -> list[RecordedGroup]:
-    """The rollouts of a finished run that may be trained on.
+    """The rollouts of a finished run that may be trained on, branches among them.
 
     Of a training run only practice counts: its other rollouts are those of held-out tasks.
 
@@ -67,8 +67,7 @@ def recorded(run: RunFolder) -> list[RecordedGroup]:
     for trajectory in run.trajectories():
         held_out = practised and not trajectory.rollout_id.startswith(f"{PRACTICE}-")
         first = next((event for event in trajectory.events if event["kind"] == "call"), None)
-        # A branch holds its parent's steps too, so it would count them twice.
-        if trajectory.reward is None or held_out or trajectory.start["parent"] is not None or first is None:
+        if trajectory.reward is None or held_out or first is None:
             continue
         key = trajectory.task_id, trajectory.question, int(first["version"])
         group = groups.setdefault(key, RecordedGroup(*key))
@@ -203,7 +202,7 @@ def own_examples(
         seed: of the random order.
         heldout: tasks that must not be learned.
 
-    Two of a task that wrote the same tokens count once.
+    Two of a task that wrote the same tokens count once, and so do the calls that branches share.
 
     Raises:
         UsageError: rollouts that may not be trained on, without ids, or of another tokenizer; or none is left.
@@ -226,7 +225,10 @@ def own_examples(
             examples.sort(key=lambda rows: sum(len(row.completion_ids) for row in rows))
         else:
             random.Random(f"{seed} {key[0]}").shuffle(examples)
-        chosen += examples[:per_task]
+        shared: set[tuple[str, int]] = set()
+        for rows in examples[:per_task]:
+            chosen.append([row for row in rows if (row.origin, row.step) not in shared])
+            shared.update((row.origin, row.step) for row in rows)
     if not chosen:
         raise UsageError(f'{path}: no rollout there is right, so there is nothing to learn from; set keep = "all"')
     return chosen
