@@ -1,9 +1,9 @@
 """Model `vllm`: rollouts through a vLLM server, token ids in and token ids out, with the weights of a trainer.
 
 A completion is the server's own ids, terminator included, with the log-probs of the distribution they were drawn from;
-sampling knows a temperature and nothing else. New weights are written to a folder and loaded by the server: whole
-weights between calls, so that a completion comes from one version, a LoRA adapter under a name of its own beside calls
-that go on with the one before.
+sampling knows a temperature and nothing else. New weights are written to a folder and loaded by the server, or sent to
+it past any file (weight_transfer.py): whole weights between calls, so that a completion comes from one version, a LoRA
+adapter under a name of its own beside calls that go on with the one before.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import secrets
 import shutil
 import threading
@@ -27,11 +28,13 @@ from nbagent.errors import ModelError, UsageError
 from nbagent.models.base import Completion, Prompt, SamplingParams
 from nbagent.models.endpoint import Endpoint, TransientError, UnreachableError
 from nbagent.models.vllm_server import POLL_S, SERVED, VLLMServer, check_log_probs
+from nbagent.models.weight_transfer import Delivery, WeightSender
 
 CALL_S = 1800.0
 """Seconds a call may take: with many rollouts at once it waits its turn at the server."""
 TRIES = 5
 """Of a call, and of a swap of weights, each after the server answers again."""
+_log = logging.getLogger(__name__)
 
 
 class VLLMModel:
@@ -40,7 +43,7 @@ class VLLMModel:
     Attributes:
         version: number of the weights that new calls are answered with.
         save: writes the newest weights into a folder, as a checkpoint or as a LoRA adapter with its
-            adapter_config.json; None: they stay as they are.
+            adapter_config.json; None: they stay as they are. Not called where a sender sends them.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class VLLMModel:
         url: str = "",
         place: Path | None = None,
         folder: Path | None = None,
+        sender: WeightSender | None = None,
     ) -> None:
         """A supervised server is started if it is not yet, and waited for.
 
@@ -62,6 +66,7 @@ class VLLMModel:
             url: base address of a running one, with or without `/v1`, instead.
             place: folder for new weights, at the same path for the server; needed where `save` is set.
             folder: the served model's, for its terminators; None: the supervised server's.
+            sender: sends new weights; the server was started for its backend. None: they go by way of `place`.
 
         Raises:
             ModelError: the server does not answer, or returns log-probs of another distribution.
@@ -74,7 +79,9 @@ class VLLMModel:
         uds = str(server.uds) if server is not None else None
         base = self._url or "http://vllm"
         self._endpoint = Endpoint(base, uds=uds, timeout_s=CALL_S, max_retries=TRIES - 1)
+        self._delivery = Delivery(sender) if sender is not None else None
         if server is not None:
+            server.prepare = self._delivery.bring_again if self._delivery is not None else None
             server.start()
             server.wait()
         self._served, self._context_length = self._look()
@@ -117,6 +124,9 @@ class VLLMModel:
         if self.save is None:
             self.version = version
             return
+        if self._delivery is not None:
+            self._send(self._delivery, version)
+            return
         assert self._place is not None, "a place for weights is needed to take them"
         # A number of its own: a server that dies now starts from the folder before.
         folder = self._place.absolute() / f"weights-{next(self._folders):06d}"
@@ -134,10 +144,28 @@ class VLLMModel:
             if self._server is not None:
                 self._server.hold(folder)
             self._tell("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
-            if not self._tell("/reset_prefix_cache", {}).get("success"):
-                raise ModelError("vLLM kept its prefix cache, which holds states of the old weights; who else asks it?")
-            self.version = version
+            self._begin(version)
         self._forget(keep={folder})
+
+    def _send(self, delivery: Delivery, version: int) -> None:
+        with self._alone():
+            start = self._server.starts if self._server is not None else 0
+            try:
+                with self._client() as client:
+                    delivery.bring(client)
+            except ModelError as error:
+                if self._server is None:
+                    raise
+                # A server that got half of them is of no version; a new one is given all before it is asked.
+                _log.warning("%s; the server is started again", error)
+                self._server.start_again(start)
+            self._begin(version)
+
+    def _begin(self, version: int) -> None:
+        """Answer with these weights from now on."""
+        if not self._tell("/reset_prefix_cache", {}).get("success"):
+            raise ModelError("vLLM kept its prefix cache, which holds states of the old weights; who else asks it?")
+        self.version = version
 
     def _swap_adapter(self, folder: Path, version: int) -> None:
         # The cache of prefixes tells adapters apart by name, so nothing is reset, and calls under way go on.
@@ -292,6 +320,8 @@ class VLLMModel:
     async def close(self) -> None:
         """Close the connections, and end the server where it is supervised."""
         await self._endpoint.close()
+        if self._delivery is not None:
+            self._delivery.close()
         if self._server is not None:
             await asyncio.to_thread(self._server.close)
 

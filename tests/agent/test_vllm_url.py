@@ -22,10 +22,10 @@ def answer(ids, logprobs=None, finish="stop", top=(-0.1, -3.1)):
     return json.dumps({"choices": [{"token_ids": ids, "logprobs": found, "finish_reason": finish}]})
 
 
-def opened(endpoint, *script):
+def opened(endpoint, *script, **more):
     """A model at the endpoint, past the two requests that look at its log-probs."""
     endpoint.script[:] = [answer([7]), answer([7], top=(-0.01, -6.01)), *script]
-    model = VLLMModel(TOKENIZER, "m", url=endpoint.url)
+    model = VLLMModel(TOKENIZER, "m", url=endpoint.url, **more)
     model._endpoint._backoff_s = 0.001
     return model
 
@@ -132,3 +132,22 @@ def test_a_served_folder_keeps_its_agents_settings(tmp_path):
 def test_a_url_without_the_folder_is_refused():
     with pytest.raises(UsageError, match="#FOLDER"):
         open_model("vllm:http://localhost:8000")
+
+
+class Sender:
+    """Sends nothing: a server that has no endpoints for it is met before."""
+
+    backend = "nccl"
+
+    def take(self):
+        pass
+
+    def close(self):
+        pass
+
+
+async def test_a_server_without_endpoints_for_weights_is_named(endpoint):
+    model = opened(endpoint, (404, "{}"), sender=Sender())
+    with pytest.raises(ModelError, match=r"vLLM/get_world_size: HTTP 404.*started with VLLM_SERVER_DEV_MODE=1"):
+        model.hold("m", lambda folder: None)
+    await model.close()

@@ -30,6 +30,7 @@ from nbagent.tasks import Outcome, open_tasks
 from nbagent_training.engine import Engine
 from nbagent_training.sampler_settings import Sampler
 from nbagent_training.scratch import Size, make_model
+from nbagent_training.weight_lines import GlooLine
 
 try:
     INTERPRETER = find_interpreter()
@@ -273,6 +274,49 @@ def test_a_run_with_lora_gives_the_server_adapters(rollouts, trained, tokenizer,
     finally:
         engine.close()
     assert not list((tmp_path / "sampler").glob("weights-*"))
+
+
+def test_weights_are_sent_past_any_file(rollouts, tokenizer, tmp_path, monkeypatch):
+    """By vLLM's own endpoints. A server that dies, or is left with half of them, gets those that were taken last."""
+    model, other = network(tokenizer, 3), network(tokenizer, 4)
+    settings = Sampler(engine="vllm", python=str(INTERPRETER.python), weights="sent")
+    engine = Engine(settings, tmp_path, rollouts, bf16=False, starting=lambda name: contextlib.nullcontext())
+    try:
+        sampler = engine.of(model, tokenizer, "grpo")
+        server = sampler._server
+        assert ask(rollouts, sampler, max_new_tokens=12, temperature=0.0)[0].ids == greedy(model, PROMPT, 12)
+
+        model.load_state_dict(other.state_dict())
+        sampler.refresh(1)
+        made = ask(rollouts, sampler, n=6, max_new_tokens=24)
+        gaps = [(log_probs(other, PROMPT, c.ids) - torch.tensor(c.logprobs)).abs().mean() for c in made]
+        assert max(gaps) < 1e-3
+        assert {c.version for c in made} == {1}
+        assert server.starts == 1
+
+        # The trainer is at work on the next version when the server dies.
+        model.load_state_dict(network(tokenizer, 5).state_dict())
+        server.start_again(1)
+        assert ask(rollouts, sampler, max_new_tokens=12, temperature=0.0)[0].ids == greedy(other, PROMPT, 12)
+
+        broadcast, sent = GlooLine.broadcast, []
+
+        def breaks_once(line, tensor):
+            sent.append(tensor)
+            if len(sent) == 5:
+                raise RuntimeError("the line broke")
+            broadcast(line, tensor)
+
+        monkeypatch.setattr(GlooLine, "broadcast", breaks_once)
+        sampler.refresh(2)
+        assert server.starts == 3
+        (made,) = ask(rollouts, sampler, max_new_tokens=12, temperature=0.0)
+        assert made.ids == greedy(model, PROMPT, 12)
+        assert made.version == 2
+        assert sorted(f.name for f in (tmp_path / "sampler").glob("weights-*")) == ["weights-start"]
+    finally:
+        engine.close()
+    assert sorted(f.name for f in (tmp_path / "sampler").iterdir()) == ["tokenizer", "vllm.log"]
 
 
 OWNER = """

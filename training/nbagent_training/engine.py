@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from nbagent.errors import UsageError
 from nbagent.models.hf import HFModel
 from nbagent.models.vllm import VLLMModel
 from nbagent.models.vllm_server import VLLMServer, find_interpreter
 from nbagent.rollouts import Rollouts
 from nbagent_training.sampler_settings import Sampler
+from nbagent_training.weight_lines import GlooLine, NcclLine, Weights
 
 TrainedSampler = HFModel | VLLMModel
 """A model that takes the trainer's weights by `refresh`."""
@@ -45,7 +47,7 @@ class Engine:
             starting: shows that a server is being started.
 
         Raises:
-            UsageError: vLLM is wanted and not there.
+            UsageError: vLLM is wanted and not there, or weights are to be sent to a server on the trainer's own GPU.
         """
         self._settings, self._place, self._rollouts = settings, place / FOLDER, rollouts
         self._bf16, self._starting = bf16, starting
@@ -54,6 +56,17 @@ class Engine:
         self._server: VLLMServer | None = None
         self._sampler: VLLMModel | None = None
         self._base = ""
+        self._weights = self._sender() if settings.weights == "sent" else None
+
+    def _sender(self) -> Weights:
+        settings, bf16 = self._settings, torch.bfloat16 if self._bf16 else torch.float32
+        if self._interpreter is not None and self._interpreter.cpu:
+            return Weights(GlooLine(self._place), bf16)
+        if not settings.url and not settings.devices:
+            raise UsageError(
+                'sampler.weights: "sent" goes from GPU to GPU; set sampler.devices to one that does not train'
+            )
+        return Weights(NcclLine(), bf16)
 
     def of(self, model: Any, tokenizer: Any, name: str) -> TrainedSampler:
         """A sampler of this model, which follows it by `refresh`; samplers made before are not used any more.
@@ -83,12 +96,14 @@ class Engine:
             rank = max(config.r for config in model.peft_config.values()) if adapted else 0
             with self._starting("vLLM"):
                 self._sampler = self._open(model, tokenizer, rank)
+        if self._weights is not None:
+            self._weights.model = model
         self._sampler.hold(name, model.save_pretrained)
         return self._sampler
 
     def _open(self, model: Any, tokenizer: Any, rank: int) -> VLLMModel:
         if self._interpreter is None:
-            return VLLMModel(tokenizer, "", url=self._settings.url, place=self._place)
+            return VLLMModel(tokenizer, "", url=self._settings.url, place=self._place, sender=self._weights)
         start = Path(self._base) if self._base else self._place / "weights-start"
         if not self._base:
             shutil.rmtree(start, ignore_errors=True)
@@ -102,10 +117,13 @@ class Engine:
             dtype="bfloat16" if self._bf16 else "float32",
             lora_rank=rank,
             swaps=not rank,
+            transfer=self._weights.backend if self._weights is not None else "",
             devices=self._settings.devices,
             arguments=self._settings.arguments,
         )
-        return VLLMModel(tokenizer, "", server=self._server, place=self._place)
+        if self._weights is not None:
+            self._weights.duplicates = self._server.untied
+        return VLLMModel(tokenizer, "", server=self._server, place=self._place, sender=self._weights)
 
     def close(self) -> None:
         """End the server, and remove the weights that it was given."""

@@ -217,6 +217,6 @@ class TrainRecipe(Recipe):
                 "distill.teacher: compares log-probs at temperature 1, every rollout weighing the same; leave "
                 "grpo.temperature and grpo.normalisation out"
             )
-        if self.grpo.from_run and self.grpo.grouping == "branch":
-            raise ValueError("grpo.from_run: recorded rollouts are not branched; set another grouping")
+        if self.sampler.weights == "sent" and self.lora.rank:
+            raise ValueError('sampler.weights: adapters come to the server by files; leave weights = "sent" out')
         return self

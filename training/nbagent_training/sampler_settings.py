@@ -23,14 +23,20 @@ class Sampler(Recipe):
     """GPUs of the run's own server (CUDA_VISIBLE_DEVICES); empty: those of this process."""
     arguments: tuple[str, ...] = ()
     """More of vLLM's own arguments, such as `--gpu-memory-utilization 0.4` where it shares a GPU with the trainer."""
+    weights: Literal["files", "sent"] = "files"
+    """How new weights come to the server. `files`: written to the run's folder and loaded from there. `sent`: by vLLM's
+    endpoints for weight transfer, with NCCL to a server on GPUs of its own, here or on another machine (`url`), or with
+    Gloo to the run's own server without a GPU. Adapters always come by files."""
     staleness: int = Field(default=0, ge=0)
     """Updates that rollouts may run ahead. 0: rollouts and updates take turns. With n, rollouts of an update may begin
     with the weights of n updates before; each model call records which weights answered it."""
 
     @model_validator(mode="after")
     def _together(self) -> Sampler:
-        if self.engine == "hf" and (self.python or self.url or self.devices or self.arguments):
-            raise ValueError('python, url, devices and arguments are for engine = "vllm"')
+        if self.engine == "hf" and (
+            self.python or self.url or self.devices or self.arguments or self.weights == "sent"
+        ):
+            raise ValueError('python, url, devices, arguments and weights are for engine = "vllm"')
         if self.url and (self.python or self.devices or self.arguments):
             raise ValueError("url names a running server; python, devices and arguments are for one of the run's own")
         return self

@@ -1,0 +1,77 @@
+"""Weights that are sent: what is refused, and over Gloo what arrives. To a real vLLM server: test_vllm.py.
+
+NCCL needs GPUs, which machines that run this have none of; what is tested of it is what a user without one is told.
+"""
+
+import ctypes.util
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from nbagent.errors import ModelError, RecipeError, UsageError
+from nbagent.models.inside_vllm.gloo_group import meet
+from nbagent.models.vllm_server import Interpreter
+from nbagent.recipe import load_recipe
+from nbagent_training.engine import Engine
+from nbagent_training.nccl import LIBRARY
+from nbagent_training.recipe import TrainRecipe
+from nbagent_training.sampler_settings import Sampler
+from nbagent_training.weight_lines import GlooLine, NcclLine, Weights
+
+
+def received(address, contents):
+    """What a worker's end gets."""
+    group = meet(address["store"], 1, address["world_size"], address["timeout_s"])
+    found = {}
+    for name, dtype, shape in zip(contents["names"], contents["dtype_names"], contents["shapes"], strict=True):
+        found[name] = torch.empty(shape, dtype=getattr(torch, dtype))
+        group.broadcast(found[name], 0).wait()
+    return found
+
+
+def test_what_was_taken_arrives_again_after_the_model_moved_on(tiny, tmp_path):
+    weights = Weights(GlooLine(tmp_path), torch.bfloat16)
+    weights.model, weights.duplicates = tiny, True
+    weights.take()
+    before = {name: p.detach().bfloat16() for name, p in tiny.named_parameters(remove_duplicate=False)}
+    assert "lm_head.weight" in before, "tied, and sent under both names"
+    with torch.no_grad():
+        for p in tiny.parameters():
+            p.zero_()
+    for again, expected in ((True, before), (False, {name: torch.zeros_like(p) for name, p in before.items()})):
+        address, got = weights.address(2), {}
+        other = threading.Thread(target=lambda a=address, g=got: g.update(received(a, weights.contents())))
+        other.start()
+        weights.join()
+        weights.send(again=again)
+        other.join()
+        weights.close()
+        assert got.keys() == expected.keys()
+        assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pytorch_without_nccl_is_named():
+    if ctypes.util.find_library("nccl"):
+        pytest.skip("this machine has NCCL")
+    with pytest.raises(ModelError, match=f"{LIBRARY} cannot be loaded"):
+        NcclLine().address(2)
+
+
+def test_a_server_on_the_trainers_own_gpu_is_refused(tmp_path, monkeypatch):
+    found = Interpreter(Path("python"), "0.31.0", cpu=False)
+    monkeypatch.setattr("nbagent_training.engine.find_interpreter", lambda named: found)
+    with pytest.raises(UsageError, match=r"set sampler\.devices to one that does not train"):
+        Engine(Sampler(engine="vllm", weights="sent"), tmp_path, None, bf16=True, starting=lambda name: None)
+
+
+def test_recipes_that_cannot_send_are_refused(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('[model]\nfolder = "m"\n[sampler]\nengine = "vllm"\nweights = "sent"\n[lora]\nrank = 8\n')
+    with pytest.raises(RecipeError, match=r"sampler\.weights: adapters come to the server by files"):
+        load_recipe(path, TrainRecipe)
+    path.write_text('[model]\nfolder = "m"\n[sampler]\nweights = "sent"\n')
+    with pytest.raises(RecipeError, match='weights are for engine = "vllm"'):
+        load_recipe(path, TrainRecipe)
