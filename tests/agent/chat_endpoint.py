@@ -25,7 +25,8 @@ class Endpoint:
                 pass
 
             def do_GET(self):
-                self.send(200, json.dumps({"data": endpoint.models}))
+                there = self.path.endswith("/models")
+                self.send(200 if there else 404, json.dumps({"data": endpoint.models} if there else {}))
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -147,7 +147,7 @@ class Sender:
 
 
 async def test_a_server_without_endpoints_for_weights_is_named(endpoint):
-    model = opened(endpoint, (404, "{}"), sender=Sender())
+    model = opened(endpoint, sender=Sender())
     with pytest.raises(ModelError, match=r"vLLM/get_world_size: HTTP 404.*started with VLLM_SERVER_DEV_MODE=1"):
         model.hold("m", lambda folder: None)
     await model.close()
