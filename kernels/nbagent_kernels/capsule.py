@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -30,6 +31,19 @@ def entries(capsule: Path) -> Iterator[Entry]:
     if not os.path.isdir(inside):  # noqa: PTH112
         raise NotADirectoryError(0, "not a folder")
     yield from _entries(capsule, inside, inside)
+
+
+def shareable(entry: Entry, capsule: Path) -> bool:
+    """Whether a file of a capsule is large and any user may read it, by its mode and those of all folders down to it.
+
+    A sandbox has a uid that no file of the host belongs to, and sees the capsule's folder and what is below it.
+    """
+    inside, file = Path(os.path.realpath(capsule)), Path(entry.source)
+    if file.stat().st_size < SHARED_BYTES:
+        return False
+    folders = [inside / folder for folder in file.relative_to(inside).parents]
+    readable = all(place.stat().st_mode & stat.S_IROTH for place in (inside, file))
+    return readable and all(folder.stat().st_mode & stat.S_IXOTH for folder in folders)
 
 
 def _entries(capsule: Path, inside: str, folder: str) -> Iterator[Entry]:

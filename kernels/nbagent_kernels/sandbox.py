@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from nbagent_kernels.capsule import SHARED_BYTES, entries
+from nbagent_kernels.capsule import entries, shareable
 from nbagent_kernels.container import DATA, WORK, Container
 from nbagent_kernels.containerserver import ContainerServer
 from nbagent_kernels.errors import KernelError, KernelStartError
+from nbagent_kernels.files import LISTED
 from nbagent_kernels.filestream import Frames, receive_tree, send_file
 from nbagent_kernels.leftovers import clear_in_background
 from nbagent_kernels.live import Backend, LiveSession
@@ -100,12 +100,12 @@ class Sandbox(Workspace):
 
         def send(frames: Frames) -> None:
             """The capsule, entry by entry."""
-            for kind, name, source in entries(capsule) if capsule is not None else ():
-                size = os.stat(source)  # noqa: PTH116
+            for entry in entries(capsule) if capsule is not None else ():
+                kind, name, source = entry
                 if kind != "file":
                     frames.say({"kind": kind, "name": name})
-                elif share and size.st_size >= SHARED_BYTES and size.st_mode & stat.S_IROTH:
-                    inside = PurePosixPath(DATA, os.path.relpath(source, os.path.realpath(capsule or "")))
+                elif share and capsule is not None and shareable(entry, capsule):
+                    inside = PurePosixPath(DATA, os.path.relpath(source, os.path.realpath(capsule)))
                     frames.say({"kind": "link", "name": name, "to": str(inside)})
                     shared.append(Path(inside))
                 else:
@@ -122,8 +122,14 @@ class Sandbox(Workspace):
 
     async def list(self, path: str) -> list[FileEntry]:
         """See Session.list."""
-        answer = await (await self._server()).files({**self._request("list"), "path": path}, Frames.hear)
-        return [FileEntry(str(name), int(size), bool(is_dir)) for name, size, is_dir in answer["entries"]]
+
+        def take(frames: Frames) -> list[FileEntry]:
+            """The entries; half characters in a name, which no file can have, become question marks."""
+            told = frames.hear()["entries"][:LISTED]
+            names = [str(name).encode("utf-8", "replace").decode() for name, _, _ in told]
+            return [FileEntry(name, int(told[i][1]), bool(told[i][2])) for i, name in enumerate(names)]
+
+        return await (await self._server()).files({**self._request("list"), "path": path}, take)
 
     async def read(self, path: str, max_bytes: int) -> bytes:
         """See Session.read."""

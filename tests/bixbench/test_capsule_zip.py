@@ -1,3 +1,4 @@
+import os
 import stat
 import struct
 import zipfile
@@ -27,6 +28,17 @@ def entry(name, mode=0o100644):
     info = zipfile.ZipInfo(name)
     info.external_attr = mode << 16
     return info
+
+
+def test_a_strict_umask_leaves_the_data_open_to_sandboxes(tmp_path):
+    path = zipped(tmp_path, [(f"{DATA}/sub/deep/big.csv", "a"), (f"{NOTEBOOK}/x.ipynb", "{}")])
+    before = os.umask(0o077)
+    try:
+        data = unpack(path, tmp_path / "cache").data
+    finally:
+        os.umask(before)
+    modes = {place.name: stat.S_IMODE(place.stat().st_mode) for place in (data.parent, data, *data.rglob("*"))}
+    assert modes == {data.parent.name: 0o755, "data": 0o755, "sub": 0o755, "deep": 0o755, "big.csv": 0o444}
 
 
 def test_data_and_notebooks_are_kept_apart(tmp_path):

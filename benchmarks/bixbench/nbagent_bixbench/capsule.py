@@ -120,7 +120,8 @@ def _extract(
         kept = _keep_out(half, list(leaks_in(half / "data", half / "notebooks")), archive)
         kept |= _keep_out(half, list(secrets_in(half / "data", secrets)), archive)
         _write_manifest(half, kept, list(_marks(secrets)))
-        half.chmod(0o755)
+        for folder in (half, half / "data", *(path for path in (half / "data").rglob("*") if path.is_dir())):
+            folder.chmod(0o755)  # whatever the umask: sandboxes, which are no user of this machine, read large files
         try:
             half.rename(home)
         except OSError:
