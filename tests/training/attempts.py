@@ -1,5 +1,7 @@
 """Attempts at tasks as rows, for tests of groups."""
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from nbagent.samples import StepSample
@@ -39,15 +41,12 @@ def branch(parent, name, at, turns, reward, length=3):
     task = parent[0].task_id
     own = rows(task, name, turns, reward, length)
     before = [
-        StepSample(
-            task_id=task,
+        replace(
+            row,
             rollout_id=own[0].rollout_id,
-            step=row.step,
             n_steps=turns,
-            prompt_ids=row.prompt_ids,
-            completion_ids=row.completion_ids,
-            logprobs=row.logprobs,
             reward=reward,
+            truncated=False,
             origin=row.origin or row.rollout_id,
         )
         for row in parent[:at]

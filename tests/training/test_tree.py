@@ -30,7 +30,10 @@ def test_a_node_compares_its_alternatives_and_shares_what_came_before():
     # The trunk's subtree is worth 1/2, the other root 0: the mean over the task is 1/4, not 1/3.
     assert batch.stats["reward"] == 0.25
     found = [(row.completion_ids[-1], row.advantage) for row in batch.rows]
-    assert found == [(2, 0.25), (3, 0.5), (2, 0.5), (5, -0.5), (8, -0.25)]
+    # Two alternatives each, so 2/1 times the distance to their mean; three attempts, so 2/3 of that.
+    assert found == [
+        (end, pytest.approx(a)) for end, a in [(2, 1 / 3), (3, 2 / 3), (2, 2 / 3), (5, -2 / 3), (8, -1 / 3)]
+    ]
     assert batch.stats["branchings"] == 1
     assert batch.stats["trajectories"] == 3
 
@@ -51,13 +54,19 @@ def test_every_call_is_in_one_segment(attempts):
     assert set(found) == {key for leaf in tree.leaves for key in leaf.calls}
 
 
-@given(trees())
-def test_the_alternatives_of_a_node_sum_to_zero(attempts):
+@given(trees(), st.sampled_from(["mean", "leave_one_out"]))
+def test_the_alternatives_of_a_node_sum_to_zero(attempts, baseline):
     tree = tree_of(attempts)
+    found = outcome(tree, BRANCH.model_copy(update={"baseline": baseline}))
+    advantages = {key: value for own in found for key, value in own.items()}
+    nodes = defaultdict(list)
     for segment in tree.segments:
-        mean = sum(segment.siblings) / len(segment.siblings)
-        assert sum(value - mean for value in segment.siblings) == pytest.approx(0, abs=1e-9)
-        assert segment.value in segment.siblings
+        nodes[id(segment.siblings)].append(segment)
+    for segments in nodes.values():
+        # An alternative that is over has no call to look at.
+        if len(segments) == len(segments[0].siblings):
+            assert sum(advantages[segment.calls[0]] for segment in segments) == pytest.approx(0, abs=1e-9)
+            assert {segment.value for segment in segments} == set(segments[0].siblings)
 
 
 @given(trees(), st.sampled_from(["rollout_token_mean", "row_mean", "token_mean"]), st.sampled_from([1.0, 0.8]))

@@ -6,6 +6,7 @@ from making a large advantage. Under `sigma = "none"` nothing is divided (Dr. GR
 and under `baseline = "leave_one_out"` a group's mean is taken over the others (RLOO, Ahmadian et al. 2024,
 arXiv 2402.14740), n/(n − 1) times as far away; σ stays the whole group's, for that of the others would differ from row
 to row and with it the scale of what is compared. A group whose values are all equal, or that has one member, gives 0.
+Rewards of single steps are in `state`, `rollout` and `step_index`; `trajectory` and `branch` compare returns alone.
 
 Process term, off by default: q_{i,t} is −`malformed_penalty` where the text was no action, −`failed_penalty` where the
 tool call failed, else 0. Where a return is compared, clip(R_i + q_{i,t}, 0, 1) stands in its place, and the statistics
@@ -22,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nbagent.samples import StepSample
-from nbagent_training.tree import Key, Leaf, Tree
+from nbagent_training.tree import Key, Leaf, Segment, Tree
 
 if TYPE_CHECKING:  # the recipe knows the models made from scratch, and they know torch
     from nbagent_training.recipe import Grpo
@@ -40,22 +41,30 @@ def outcome(tree: Tree, settings: Grpo) -> Advantages:
         A_{i,t} = γ^(T_i − t) · (R_i − μ) / (σ + ε)
 
     `branch`: call c of the segment of an alternative with value V (mean return of its subtree), whose node has the
-    alternatives' values V_1 … V_K:
+    alternatives' values V_1 … V_K, n attempts in the tree:
 
-        A_c = γ^(T − t) · (V − mean_k V_k) / (σ + ε)
+        A_c = γ^(T − t) · w (V − mean_k V_k) / (σ + ε),   w = K/(K − 1) · (n − 1)/n;   leave_one_out: w = K/(K − 1)
 
     Siblings continue from one state, so their mean estimates that state's value; shared calls are rows once, and have
     the mean of their subtree for return (as the local advantages of TreeRL, Hou et al. 2025, arXiv 2506.11902, which
-    adds those against the whole tree). Attempts that were never branched are the alternatives of the task's first
-    state: there both are the same, as they are for attempts that were all branched at their first step. γ multiplies
-    good and bad alike: it only weakens early calls. A memory is a call as any other (SUPO, Lu et al. 2025, arXiv
-    2510.06727, eq. 3).
+    adds those against the whole tree).
+
+    Why w: alternatives are drawn apart, so Σ_k V_k ∇log π_k / K less any baseline of the others is in expectation the
+    gradient of the node's value. A mean that holds V_k itself takes 1/K of it off again: (K − 1)/K is left, three
+    quarters where four alternatives are compared, half where two roots are, so that calls before a branching would
+    learn less than those after it. K/(K − 1) undoes that at each node; (n − 1)/n is what the mean of n attempts leaves
+    of it, the same for all nodes. So attempts that were never branched, or all at their first step, have K = n, w = 1
+    and the numbers of `trajectory`. n may hang on what attempts did, where one is over before it is branched; under
+    `leave_one_out` nothing does. With K = 1 there is nothing to compare with: 0.
+
+    The process term moves V, not the baseline. γ multiplies good and bad alike: it only weakens early calls. A memory
+    is a call as any other (SUPO, Lu et al. 2025, arXiv 2510.06727, eq. 3).
     """
     found: Advantages = [{} for _ in tree.leaves]
     places = {id(leaf): place for place, leaf in enumerate(tree.leaves)}
     scale = tree.deviation + EPSILON if settings.sigma == "group" else 1.0
     for segment in tree.segments:
-        base = _baseline(segment.value, segment.siblings, settings)
+        base = _node_baseline(segment, len(tree.leaves), settings)
         for leaf in segment.leaves:
             for key in segment.calls:
                 rows = leaf.calls[key]
@@ -101,7 +110,9 @@ def rollout(tree: Tree, settings: Grpo) -> Advantages:
         A_{i,t} = (r_{i,t} − mean_t r_i) / (σ_i + ε)
 
     REINFORCE on step rewards with their mean as baseline. The mean holds rewards that step t had an influence on, so
-    it is no baseline in the strict sense: what a step does for those after it is taken off again.
+    it is no baseline in the strict sense: what a step does for those after it is taken off again. Of tasks that reward
+    no steps, a right attempt of four calls would have −½, −½, −½, 3/2 and unlearn what led to its answer, so these are
+    refused (practice.py). Penalties do not stand in for step rewards: all that is learned then is to avoid them.
     """
     return [_spread(leaf, _compared(rewards(leaf, settings), settings)) for leaf in tree.leaves]
 
@@ -171,6 +182,15 @@ def _baseline(value: float, values: Sequence[float], settings: Grpo) -> float:
     if settings.baseline == "mean" or len(values) < 2:
         return sum(values) / len(values)
     return (sum(values) - value) / (len(values) - 1)
+
+
+def _node_baseline(segment: Segment, n: int, settings: Grpo) -> float:
+    """b with V − b = w (V − mean_k V_k), see `outcome`; V itself where it is alone."""
+    values, own = segment.siblings, segment.value
+    if settings.baseline == "leave_one_out" or len(values) < 2:
+        return _baseline(own, values, settings)
+    weight = len(values) * (n - 1) / (n * (len(values) - 1))
+    return weight * sum(values) / len(values) + (1 - weight) * own
 
 
 def _compared(values: Sequence[float], settings: Grpo) -> list[float]:
