@@ -54,7 +54,11 @@ class Verifier(Protocol):
 
 @runtime_checkable
 class StepVerifier(Protocol):
-    """A Verifier that also rewards single steps, for training under grouping `rollout` or `step_index`."""
+    """A Verifier that also rewards single steps.
+
+    Training under grouping `state`, `rollout` or `step_index` learns from these rewards; under `trajectory` and
+    `branch` from the verdict alone. `rollout` takes no task without them.
+    """
 
     def step_reward(self, tool: str, observation: str, failed: bool) -> float:
         """The reward of a step: the tool that was called ('' for none), what it answered, whether it failed."""

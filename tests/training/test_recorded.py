@@ -122,6 +122,8 @@ def test_what_would_be_wrong_to_learn_from_is_refused(scored, tokenizer, tasks, 
         Recorded(scored.path, tokenizer, into, temperature=1.0, seed=0, heldout=tasks.tasks())
     with pytest.raises(UsageError, match=r"was sampled at temperature 1; set grpo\.temperature"):
         Recorded(scored.path, tokenizer, into, temperature=0.7, seed=0)
+    with pytest.raises(UsageError, match=r"the verifier of task t0 gives none \(3 such tasks\)"):
+        Recorded(scored.path, tokenizer, into, temperature=1.0, seed=0, grouping="rollout")
     from nbagent_training.scratch import make_tokenizer
 
     other = make_tokenizer(["for x in range(9): pass\n" * 9], 280)

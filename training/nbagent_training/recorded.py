@@ -80,11 +80,13 @@ def recorded(run: RunFolder) -> list[RecordedGroup]:
     return list(groups.values())
 
 
-def check_recorded(run: RunFolder, groups: Sequence[RecordedGroup], heldout: Sequence[Task]) -> dict[str, Task]:
+def check_recorded(
+    run: RunFolder, groups: Sequence[RecordedGroup], heldout: Sequence[Task], grouping: str = ""
+) -> dict[str, Task]:
     """The groups' tasks, by id and question joined by a line end.
 
     Raises:
-        UsageError: one is a held-out task, may not be trained on, or is not found where it was.
+        UsageError: one is a held-out task, may not be trained on (under this grouping), or is not found where it was.
     """
     kept_out = {(task.task_id, task.question) for task in heldout}
     tasks: dict[str, Task] = {}
@@ -95,7 +97,7 @@ def check_recorded(run: RunFolder, groups: Sequence[RecordedGroup], heldout: Seq
             )
         if _name(group) not in tasks:
             tasks[_name(group)] = run.open_task(group.task_id, group.question)
-    check_rewards(list(tasks.values()))
+    check_rewards(list(tasks.values()), grouping)
     return tasks
 
 
@@ -133,6 +135,7 @@ class Recorded:
         temperature: float,
         seed: int,
         heldout: Sequence[Task] = (),
+        grouping: str = "",
     ) -> None:
         """Look through the rollouts.
 
@@ -143,6 +146,7 @@ class Recorded:
             temperature: at which log-probs are computed in training; the recorded ones are at their run's.
             seed: of the order.
             heldout: tasks that must not be learned.
+            grouping: the recipe's, see check_rewards.
 
         Raises:
             UsageError: rollouts that may not be trained on, without ids, of another tokenizer or temperature.
@@ -155,7 +159,7 @@ class Recorded:
         if was != temperature:
             raise UsageError(f"{path}: was sampled at temperature {was:g}; set grpo.temperature to it")
         found = recorded(self.run)
-        self._tasks = check_recorded(self.run, found, heldout)
+        self._tasks = check_recorded(self.run, found, heldout, grouping)
         self._groups = [group for group in found if group.mixed]
         self.n_left_out = len(found) - len(self._groups)
         if not self._groups:

@@ -170,7 +170,7 @@ class TrainingRun:
             chosen = self.filter.select(tasks, self.recipe.tasks.filter)
             self.console.print(f"  {len(chosen)} of {len(tasks)} training tasks kept ({self.filter.rule})")
             tasks = chosen
-        check_rewards(tasks)
+        check_rewards(tasks, self.recipe.grpo.grouping)
         return tasks
 
     def _settings(self, temperature: float) -> RolloutSettings:
@@ -315,6 +315,7 @@ class TrainingRun:
             temperature=settings.temperature,
             seed=self.recipe.seed,
             heldout=self.heldout,
+            grouping=settings.grouping,
         )
         passes = settings.updates * settings.tasks_per_update / len(source)
         self.console.print(
