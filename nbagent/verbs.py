@@ -31,7 +31,8 @@ READ_BYTES = 8 << 20
 """Most that is read of a file: far more than is shown, so that the end of most files is among it."""
 LISTED_ENTRIES = 200
 """Most entries of a folder that are listed."""
-_HOST_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS}
+_HOST_ERRNO = {errno.EIO, errno.EMFILE, errno.ENFILE}
+"""What reading on the host can fail of for no doing of the agent's. A container's own never comes as one of these."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,8 @@ class ContainerServer(ForkServer):
         """Ask for files; `answer` takes the answer from the stream, in a thread.
 
         Raises:
-            OSError: what the sandbox says, that its answer is none, or that it has ended.
+            OSError: what the sandbox says, that its answer is none, or that it has ended. Its errno is a full disk's or
+                that of too many open files only where the host's own are meant.
         """
         frames = await self._clerk()
 
@@ -89,6 +90,9 @@ class ContainerServer(ForkServer):
                 return answer(frames)
             except TimeoutError as error:
                 raise OSError(errno.EPIPE, f"the sandbox has not answered for {SILENCE_S:g} s") from error
+            except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+                # Whoever answers runs under the uid of the code in there: what it says may be anything.
+                raise OSError(errno.EPROTO, f"the sandbox's answer is none: {type(error).__name__}") from error
             finally:
                 frames.close()
 

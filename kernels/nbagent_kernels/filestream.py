@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from nbagent_kernels.errors import CannotBranch, PathOutside
+from nbagent_kernels.errors import PathOutside
 from nbagent_kernels.removal import FOLDER
 
 CHUNK = 1 << 18
@@ -30,12 +30,15 @@ DEPTH = 200
 """Folders within each other, each of which holds a descriptor."""
 ERRORS: dict[str, type[Exception]] = {
     error.__name__: error
-    for error in (
-        *(PathOutside, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError),
-        *(OSError, ValueError, CannotBranch),
-    )
+    for error in (*(PathOutside, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, OSError),)
 }
-"""Errors that cross a stream, by name."""
+"""Errors that cross a stream, by name; any other crosses as an OSError. None of them can be a failure of the host's."""
+ERRNOS = frozenset(
+    getattr(errno, name)
+    for name in "ENOENT ENOTDIR EISDIR EACCES EPERM EEXIST EINVAL ELOOP ENAMETOOLONG EFBIG ENXIO ETXTBSY".split()
+)
+"""Errnos that cross as they are: they speak of one path. What speaks of a system's state, such as a full disk or too
+many open files, would be taken for the state of the other system; it crosses as EREMOTEIO, in its own words."""
 
 
 class Frames:
@@ -122,7 +125,8 @@ def error_of(message: dict[str, Any]) -> Exception:
     if kind is None or not isinstance(args, list) or len(args) not in (1, 3):
         return OSError(errno.EPROTO, "an error that is none")
     if len(args) == 3 and type(args[0]) is int and issubclass(kind, OSError):
-        return kind(args[0], str(args[1])[:500], str(args[2])[:500])
+        number = args[0] if args[0] in ERRNOS else errno.EREMOTEIO
+        return kind(number, str(args[1])[:500], str(args[2])[:500])
     return kind(str(args[0])[:500])
 
 

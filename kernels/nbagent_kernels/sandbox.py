@@ -124,10 +124,8 @@ class Sandbox(Workspace):
         """See Session.list."""
 
         def take(frames: Frames) -> list[FileEntry]:
-            """The entries; half characters in a name, which no file can have, become question marks."""
-            told = frames.hear()["entries"][:LISTED]
-            names = [str(name).encode("utf-8", "replace").decode() for name, _, _ in told]
-            return [FileEntry(name, int(told[i][1]), bool(told[i][2])) for i, name in enumerate(names)]
+            """The entries."""
+            return [listed(*entry) for entry in frames.hear()["entries"][:LISTED]]
 
         return await (await self._server()).files({**self._request("list"), "path": path}, take)
 
@@ -189,6 +187,13 @@ class Sandbox(Workspace):
         return {"verb": verb, "folder": str(self.folder), "shared": [str(path) for path in self.shared]}
 
     async def _server(self) -> ContainerServer:
+def listed(name: object, size: object, is_dir: object) -> FileEntry:
+    """An entry of a folder as a sandbox says it. Raises ValueError: no file has such a name or size."""
+    if type(name) is not str or type(size) is not int or not 0 <= size < 1 << 63:
+        raise ValueError(f"an entry that is none: {str(name)[:40]!r}")
+    return FileEntry(name.encode("utf-8", "replace").decode(), size, bool(is_dir))
+
+
         """A fork server that lives: code that ended its own gets a new one, with the capsule as it was."""
         if self.failure is not None:
             raise self.failure

@@ -26,7 +26,7 @@ async def spawn(server: ContainerServer, spec: SessionSpec, workspace: Workspace
     try:
         answer = await server.files({"verb": "kernelspecs"}, Frames.hear)
         argv, extra, language, mode = command(spec, PYTHON, answer["specs"])
-    except (OSError, KeyError, TypeError) as error:
+    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise KernelStartError(f"the sandbox does not say which kernels it has: {error}") from error
     wire = SpawnedWire(server, spec, workspace, language, mode)
     await wire.begin(argv, extra)

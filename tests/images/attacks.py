@@ -57,6 +57,7 @@ CALLS: dict[str, tuple[object, ...]] = {
     "move_pages": (279, 0, 0, None, None, None, 0),
     "memfd_secret": (447, 0),
     "vmsplice": (278, -1, None, 0, 0),
+    "prlimit of another": (302, os.getppid() or 1, 7, None, room),
     "seccomp": (317, 2, 0, room),
 }
 
