@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from nbagent_context.cache import Cache
+from nbagent_context.columns import DELIMITERS, Table, table_of
 
 ELIDED = "…"
 SHORTEST = 60
@@ -17,9 +18,11 @@ SHORTEST = 60
 ROWS = 8
 """Of a table so many rows are to be seen, so its width is at most this part of the room, but not less than WIDTH."""
 WIDTH = 120
+MARKED = 40
+"""Characters that a line keeps at least when its middle goes, the mark with them, but for tables of narrow columns."""
 _SEPARATOR = re.compile(r",\s*|;\s*|\t|\s+")
 _LARGE = 200_000
-"""Characters of a table or line beyond which its columns or values are not looked for."""
+"""Characters of a line beyond which its values are not looked for."""
 _cuts = Cache()
 
 
@@ -40,20 +43,48 @@ def head_tail(text: str, chars: int) -> str:
 
 def _cut(text: str, chars: int) -> str:
     lines = text.split("\n")
-    # A line takes a character at least, so lines further from both ends than this cannot be shown.
-    reach = chars // 2 + 1
-    hidden = max(len(lines) - 2 * reach, 0)
-    if hidden:
-        lines[reach:-reach] = []
     half = (chars - 30) // 2
-    lines = _narrowed(lines, half if len(lines) < ROWS else min(half, max(chars // ROWS, WIDTH)))
-    if not hidden and sum(map(len, lines)) + len(lines) - 1 <= chars:
-        return "\n".join(lines)
-    room = chars - len(f"{ELIDED} {len(lines) + hidden} lines cut {ELIDED}") - 2
-    head = _fitting(lines, room - room // 2)
-    tail = _fitting(lines[head:][::-1], room - sum(len(line) + 1 for line in lines[:head]))
+    width = half if len(lines) < ROWS else min(half, max(chars // ROWS, WIDTH))
+    top, hidden = len(lines), 0
+    reach = _reach(lines, chars), _reach(lines[::-1], chars)
+    if sum(reach) < len(lines):
+        top, hidden = reach[0], len(lines) - sum(reach)
+        lines[top : len(lines) - reach[1]] = []
+    tables = _tables(lines, width)
+    narrow = _narrowed(lines, tables, width)
+    if not hidden and sum(map(len, narrow)) + len(narrow) - 1 <= chars:
+        return "\n".join(narrow)
+    room = chars - len(_mark(len(lines) + hidden)) - 2
+    head, tail = _shown(narrow, top if hidden else None, room)
+    gone = len(lines) - head - tail
+    if gone and head + tail:
+        # Again, with columns that are as wide as what is shown of them.
+        lines[head : head + gone], tables[head : head + gone] = [], []
+        top, hidden = head, hidden + gone
+        narrow = _narrowed(lines, tables, width)
+        head, tail = _shown(narrow, top, room)
     cut = len(lines) + hidden - head - tail
-    return "\n".join([*lines[:head], f"{ELIDED} {cut} lines cut {ELIDED}", *lines[len(lines) - tail :]])
+    return "\n".join([*narrow[:head], _mark(cut), *narrow[len(narrow) - tail :]])
+
+
+def _mark(lines: int) -> str:
+    return f"{ELIDED} {lines} lines cut {ELIDED}"
+
+
+def _reach(lines: Sequence[str], chars: int) -> int:
+    """So many of the first lines could be shown at the most; one that loses its middle keeps about MARKED."""
+    for number, line in enumerate(lines):
+        chars -= min(len(line) + 1, MARKED)
+        if chars < 0:
+            return number
+    return len(lines)
+
+
+def _shown(lines: Sequence[str], top: int | None, room: int) -> tuple[int, int]:
+    """How many lines fit of the head and of the tail; where lines are gone already, that is after the first `top`."""
+    head = _fitting(lines[:top], room - room // 2)
+    left = room - sum(len(line) + 1 for line in lines[:head])
+    return head, _fitting(lines[head if top is None else top :][::-1], left)
 
 
 def first_line(text: str, chars: int) -> str:
@@ -72,58 +103,34 @@ def _fitting(lines: Sequence[str], room: int) -> int:
     return len(lines)
 
 
-def _narrowed(lines: list[str], width: int) -> list[str]:
+def _tables(lines: Sequence[str], width: int) -> list[Table | None]:
+    """Of each line the table that it is a row of. A table has rows that are too long; others are shown as they are."""
+    tables: list[Table | None] = []
+    start = 0
+    for at in range(1, len(lines) + 1):
+        if at == len(lines) or not _together(lines[at - 1], lines[at], width):
+            rows = lines[start:at]
+            long = any(len(row) > width for row in rows)
+            tables += [table_of(rows, width) if long else None] * len(rows)
+            start = at
+    return tables
+
+
+def _together(line: str, following: str, width: int) -> bool:
+    """Whether two lines may be rows of one table: both are too long, or they have as many delimiters."""
+    if min(len(line), len(following)) > width:
+        return True
+    return any(line.count(delimiter) == following.count(delimiter) > 2 for delimiter in DELIMITERS)
+
+
+def _narrowed(lines: Sequence[str], tables: Sequence[Table | None], width: int) -> list[str]:
+    """Lines that fit: rows of a table without its middle columns, others without their middle values."""
     narrow: list[str] = []
-    for long, run in groupby(lines, lambda line: len(line) > width):
-        block = list(run)
-        if not long:
-            narrow += block
-            continue
-        table = _columns(block, width) if len(block) > 2 and sum(map(len, block)) <= _LARGE else None
-        narrow += table or [_line(line, width) for line in block]
+    for table, run in groupby(zip(lines, tables, strict=True), lambda pair: pair[1]):
+        rows = [line for line, _ in run]
+        fitting = table.narrowed(rows, width, ELIDED) if table else None
+        narrow += fitting or [line if len(line) <= width else _line(line, width) for line in rows]
     return narrow
-
-
-def _columns(lines: list[str], width: int) -> list[str] | None:
-    """A table with its middle columns left out, the same in every row; None where it is no table."""
-    for delimiter in "\t,":
-        numbers = {line.count(delimiter) for line in lines}
-        if len(numbers) == 1 and numbers.pop() > 2:
-            rows = [line.split(delimiter) for line in lines]
-            widths = [max(map(len, column)) + 1 for column in zip(*rows, strict=True)]
-            left, right = _outer(widths, width - 2)
-            return (
-                [delimiter.join([*row[:left], ELIDED, *row[len(row) - right :]]) for row in rows]
-                if left and right
-                else None
-            )
-    longest = max(map(len, lines))
-    blank = [
-        not "".join(characters).strip() for characters in zip(*(line.ljust(longest) for line in lines), strict=True)
-    ]
-    starts = [at for at in range(longest) if blank[at] and not (at and blank[at - 1])]
-    if not starts or starts[0]:
-        starts.insert(0, 0)
-    spans = list(zip(starts, [*starts[1:], longest], strict=True))
-    left, right = _outer([end - start for start, end in spans], width - 3)
-    if len(spans) < 4 or not left or not right:
-        return None
-    return [
-        f"{line[: spans[left - 1][1]].ljust(spans[left - 1][1])} {ELIDED} {line[spans[-right][0] :]}" for line in lines
-    ]
-
-
-def _outer(widths: Sequence[int], room: int) -> tuple[int, int]:
-    """How many columns of the left and of the right side fit; the left side may take two thirds."""
-    left, used = 0, 0
-    while left < len(widths) - 1 and used + widths[left] <= room * 2 // 3:
-        used += widths[left]
-        left += 1
-    right = 0
-    while right < len(widths) - left - 1 and used + widths[-right - 1] <= room:
-        used += widths[-right - 1]
-        right += 1
-    return left, right
 
 
 def _line(line: str, width: int) -> str:
