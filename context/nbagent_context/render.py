@@ -11,9 +11,11 @@ from nbagent_context.clean import clean, quiet
 from nbagent_context.cut import ELIDED, first_line
 from nbagent_context.failure import error_text, exception_line
 from nbagent_context.images import image_name
+from nbagent_context.markup import html_text
 
 _JSON = "application/json"
-PLAIN_FIRST = ("text/plain", "text/markdown", "text/latex", _JSON, "text/html")
+_HTML = "text/html"
+PLAIN_FIRST = ("text/plain", "text/markdown", "text/latex", _JSON, _HTML)
 LINE_CHARS = 48
 """Characters of code, and of output, in the one line that is left of a cell."""
 
@@ -39,6 +41,9 @@ def _piece(output: Mapping[str, Any], cell_id: str) -> str:
     mime = _shown_mime(data)
     if mime.startswith("image/"):
         return image_name(cell_id, mime, data[mime])
+    if mime == _HTML:
+        source = _text(data[mime])
+        return html_text(source) or f"[{mime}, {len(source)} characters]"
     if mime in PLAIN_FIRST:
         return clean(_text(data[mime], mime)).rstrip("\n")
     return f"[{mime}]" if mime else ""
@@ -60,9 +65,13 @@ def one_line(outputs: Sequence[Mapping[str, Any]], text: str, chars: int) -> str
         told = exception_line(error)
     else:
         pieces = ((output, _piece(output, "")) for output in outputs)
-        told = next((piece for output, piece in pieces if piece and output.get("name") != "stderr"), text)
+        told = next((piece for output, piece in pieces if piece and not _is_stderr(output)), text)
     line = first_line(told, chars)
     return line if line == text or line.endswith(ELIDED) else f"{line}{ELIDED}"
+
+
+def _is_stderr(output: Mapping[str, Any]) -> bool:
+    return output.get("output_type") == "stream" and output.get("name") == "stderr"
 
 
 def cell_text(cell: Mapping[str, Any], language: str = "python") -> str:
@@ -130,7 +139,7 @@ def content_key(cell: Mapping[str, Any], language: str) -> tuple[Hashable, ...]:
         cell["id"],
         cell["cell_type"],
         _hashable(source),
-        cell.get("execution_count"),
+        cell.get("execution_count", ""),
         language,
         *[_output_key(output) for output in cell.get("outputs", ())],
     )
@@ -139,7 +148,7 @@ def content_key(cell: Mapping[str, Any], language: str) -> tuple[Hashable, ...]:
 def _output_key(output: Mapping[str, Any]) -> Hashable:
     kind = output.get("output_type")
     if kind == "stream":
-        return _hashable(output.get("text", ""))
+        return (kind, _is_stderr(output), _hashable(output.get("text", "")))
     if kind == "error":
         return (kind, output.get("ename"), output.get("evalue"), *output.get("traceback", ()))
     data = output.get("data", {})
