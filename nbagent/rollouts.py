@@ -11,24 +11,18 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from nbagent.backends import container_of, kernels_of
 from nbagent.branches import Branches
 from nbagent.models.base import Model
+from nbagent.pools import Pools
 from nbagent.prompts import PromptBuilder
 from nbagent.rollout import RolloutSettings, prompt_builder, roll
 from nbagent.runfolder import RunFolder
 from nbagent.tasks import Task
 from nbagent.trajectory import Trajectory
-from nbagent_kernels import KernelPool, Limits, SessionSpec
 
 T = TypeVar("T")
 CONCURRENCY = 96
 """Rollouts at once: what one batch of a small model holds; each has a kernel of its own."""
-PATIENCE_S = 60.0
-"""Seconds a rollout waits for memory before its kernel starts all the same: a model in lockstep waits for it meanwhile,
-and so do the rollouts whose kernels would have to end first."""
-WARM = 2
-"""Containers held ready; each has the scientific stack imported, a quarter of a GiB of its own."""
 CLOSE_S = 60.0
 """Seconds that cancelled rollouts have to end their kernels."""
 
@@ -57,6 +51,8 @@ class RolloutSource(Protocol):
 class Rollouts:
     """Runs rollouts for a caller that is not asynchronous; `concurrency` of them at once.
 
+    Between two calls of `run`, and in calls of many, the containers of what comes next are started (nbagent.pools).
+
     Example:
         >>> with Rollouts() as rollouts:
         ...     made = rollouts.run([], model=None, settings=RolloutSettings())
@@ -70,6 +66,7 @@ class Rollouts:
         self._thread: threading.Thread | None = None
         self._calls: set[Future[Any]] = set()
         self._prompts: tuple[Model, tuple[int, bool], PromptBuilder] | None = None
+        self._pools = Pools(concurrency)
 
     def __enter__(self) -> Rollouts:
         """Start the thread. Raises the limit on open files: a session takes several."""
@@ -84,7 +81,7 @@ class Rollouts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Cancel what still runs, end the loop and its thread."""
+        """Cancel what still runs, end all kernels, the loop and its thread."""
         if self._loop is None or self._thread is None:
             return
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -101,6 +98,7 @@ class Rollouts:
             for task in tasks:
                 task.cancel()
             loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            loop.run_until_complete(self._pools.close())
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
         finally:
@@ -168,14 +166,6 @@ class Rollouts:
             return []
         return self.call(self._run(jobs, model, settings, run, version, progress, branches or {}))
 
-    def _pool(self, settings: RolloutSettings, language: str, n_jobs: int, run: str) -> KernelPool:
-        """Kernels for a run's rollouts; a few containers are held ready, for theirs start slowly."""
-        backend = kernels_of(settings.backend)
-        container = container_of(settings.backend, language, run)
-        spec = SessionSpec(language=language, limits=settings.session_limits or Limits(), container=container)
-        warm = min(WARM, self.concurrency, n_jobs - 1) if container is not None else 0
-        return KernelPool(self.concurrency, warm, backend, spec, patience_s=PATIENCE_S)
-
     def _builder(self, model: Model, settings: RolloutSettings) -> PromptBuilder:
         own = (settings.sampling.max_new_tokens, settings.images)
         if self._prompts is None or self._prompts[0] is not model or self._prompts[1] != own:
@@ -200,13 +190,15 @@ class Rollouts:
             # Nothing is awaited between two rollouts: a model that counts them sees the next before it samples again.
             for index, (task, rollout_id) in waiting:
                 own = branches.get(rollout_id)
-                made[index] = await roll(task, rollout_id, model, settings, run, version, prompts, kernels, own)
+                call.begins(task)
+                made[index] = await roll(task, rollout_id, model, settings, run, version, prompts, call.pool, own)
                 if progress is not None:
                     progress()
 
         each = max((own.rules.attempts for own in branches.values()), default=1)
         most = max(1, self.concurrency // each)
-        async with self._pool(settings, jobs[0][0].language, len(jobs), run.name if run else "") as kernels:
+        tasks, name = [task for task, _ in jobs], run.name if run else ""
+        async with self._pools.call(tasks, settings.backend, settings.session_limits, name, most) as call:
             workers = [asyncio.create_task(work()) for _ in range(min(most, len(jobs)))]
             try:
                 await asyncio.gather(*workers)

@@ -11,6 +11,9 @@ from typing import Literal, NamedTuple
 
 SHARED_BYTES = 8 << 20
 """Capsule files of this size and more are linked where the kernel cannot write to them."""
+COPIED_BYTES = 64 << 20
+"""Capsules up to this size are copied into a container that runs already, which gets no more mounts; the copy takes
+memory."""
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +47,15 @@ def shareable(entry: Entry, capsule: Path) -> bool:
     folders = [inside / folder for folder in file.relative_to(inside).parents]
     readable = all(place.stat().st_mode & stat.S_IROTH for place in (inside, file))
     return readable and all(folder.stat().st_mode & stat.S_IXOTH for folder in folders)
+
+
+def quickly_copied(capsule: Path | None) -> bool:
+    """Whether a session that runs can be given a capsule, in a container too."""
+    try:
+        files = [entry.source for entry in entries(capsule) if entry.kind == "file"] if capsule else []
+        return sum(map(os.path.getsize, files)) <= COPIED_BYTES
+    except OSError:
+        return False
 
 
 def _entries(capsule: Path, inside: str, folder: str) -> Iterator[Entry]:

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from types import TracebackType
 
+from nbagent_kernels.capsule import quickly_copied
 from nbagent_kernels.errors import KernelError, KernelStartError, SessionClosed
-from nbagent_kernels.forkedwire import ForkedWire
 from nbagent_kernels.forkhost import PRELOAD
 from nbagent_kernels.live import LiveSession
 from nbagent_kernels.memory import available_bytes, kernels_bytes, total_bytes
@@ -27,7 +27,7 @@ FLOOR_BYTES = 1 << 30
 LEAST_BYTES = 64 << 20
 """What a session is expected to take, where less was measured: an idle one is about to be used."""
 ROOMY_BYTES = 1 << 30
-"""Free memory for each session to come above which nothing is measured."""
+"""Free memory for each session to come above which nothing is measured, and that each warm one has to grow into."""
 POLL_S = 0.25
 """Seconds between two looks at the memory while sessions wait for it."""
 MEASURED_S = 5.0
@@ -82,8 +82,8 @@ class KernelPool:
 
     Args:
         size: most sessions handed out at once.
-        warm: sessions held ready on top of these. One serves a spec that differs from `spec` in capsule and seed only;
-            the seed only on backend fork, since a started process keeps its PYTHONHASHSEED.
+        warm: sessions held ready on top of these; see `keep_warm`. One serves a spec that differs from `spec` in
+            capsule and seed only; the seed only where `reseeds` says so.
         backend: where they run.
         spec: of the warm sessions, and of those acquired without one.
         starts: most kernels being started at once; None: twice the processors, at least four.
@@ -113,12 +113,15 @@ class KernelPool:
         self._floor = min(FLOOR_BYTES, total_bytes() // 10) if floor_bytes is None else floor_bytes
         self._patience_s = patience_s
         self._starts = asyncio.Semaphore(starts or max(4, 2 * (os.cpu_count() or 1)))
+        self._processors = os.cpu_count() or 1
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
         self._closed = False
         self._handed: set[LiveSession] = set()
         self._spare: deque[LiveSession] = deque()
-        self._warming: set[asyncio.Task[None]] = set()
+        self._warming: list[asyncio.Task[LiveSession | None]] = []
+        """Warm sessions that are coming up and that nobody has claimed."""
+        self._ending: set[asyncio.Task[None]] = set()
         self._coming = self._waiting = self._starting = self._lost = 0
         self._started: deque[float] = deque()
         self._measured = (0.0, 0)
@@ -154,14 +157,14 @@ class KernelPool:
         self._waiting += 1
         try:
             async with self._turn:  # asyncio's locks are fair
-                spare = await self._admit(wanted)
+                ready = await self._admit(wanted)
                 self._coming += 1
         finally:
             self._waiting -= 1
             if self._closed:
                 self._changed.set()
         try:
-            session = await (self._assign(spare, wanted) if spare is not None else self._start(wanted))
+            session = await (self._assign(ready, wanted) if ready is not None else self._start(wanted))
             if self._closed:
                 await session.close()
                 raise SessionClosed("the pool is closed; open another one")
@@ -172,6 +175,15 @@ class KernelPool:
             self._coming -= 1
             self._changed.set()
             self._refill()
+
+    def keep_warm(self, warm: int) -> None:
+        """Hold so many sessions ready from now on; fewer where memory is not plenty.
+
+        While sessions are out, half of the processors start them, less what callers start, and none does while a caller
+        waits for room. A caller takes over one that is coming up rather than to start another beside it.
+        """
+        self.warm = warm
+        self._refill()
 
     async def release(self, session: LiveSession) -> None:
         """Close a session; the next caller has its room."""
@@ -200,7 +212,7 @@ class KernelPool:
         self._changed.set()
         for task in self._warming:
             task.cancel()
-        await asyncio.gather(*self._warming, return_exceptions=True)
+        await asyncio.gather(*self._warming, *self._ending, return_exceptions=True)
         await asyncio.gather(*(session.close() for session in (*self._handed, *self._spare)))
         self._spare.clear()
         while self._coming or self._waiting:
@@ -213,8 +225,8 @@ class KernelPool:
         self._changed.set()
         self._refill()
 
-    async def _admit(self, wanted: SessionSpec) -> LiveSession | None:
-        """Wait for room; a fitting warm session, or None where one is to be started."""
+    async def _admit(self, wanted: SessionSpec) -> LiveSession | asyncio.Task[LiveSession | None] | None:
+        """Wait for room; a fitting warm session, one that is coming up, or None where one is to be started."""
         since: float | None = None
         while True:
             if self._closed:
@@ -222,8 +234,8 @@ class KernelPool:
                 raise SessionClosed("the pool is closed; open another one")
             short = False
             if len(self._handed) + self._coming < self.size:
-                if (spare := self._fitting(wanted)) is not None:
-                    return spare
+                if (ready := self._fitting(wanted)) is not None:
+                    return ready
                 if not (self._handed or self._coming) or await self._room():
                     return None
                 short = True
@@ -272,54 +284,69 @@ class KernelPool:
         return session
 
     def _refill(self) -> None:
-        """Warm up what is missing, unless callers wait: they come first."""
-        missing = self.warm - len(self._spare) - len(self._warming)
-        for _ in range(0 if self._closed or self._waiting else missing):
-            task = asyncio.create_task(self._warm_up())
-            self._warming.add(task)
-            task.add_done_callback(self._warming.discard)
-
-    async def _warm_up(self) -> None:
-        if not await self._room():
+        """Warm up what is missing, as far as nobody waits for the processors that this takes."""
+        if self._closed or (self._waiting and len(self._handed) + self._coming < self.size):
             return
+        idle = not (self._handed or self._coming)
+        free = self._processors if idle else max(1, self._processors // 2) - self._coming
+        missing = self.warm - len(self._spare) - len(self._warming)
+        for _ in range(min(missing, free - len(self._warming))):
+            task = asyncio.create_task(self._warm_up())
+            self._warming.append(task)
+            task.add_done_callback(self._warmed)
+
+    async def _warm_up(self) -> LiveSession | None:
+        growing = self._coming + len(self._warming) + len(self._spare)
+        if available_bytes() - self._floor < growing * ROOMY_BYTES:
+            return None
         try:
-            session = await self._start(self._warm_spec())
+            return await self._start(self._warm_spec())
         except KernelError as error:
             _log.warning("no warm session: %s", error)
-        else:
-            # No longer coming up from here on: who takes it at once has the next one started.
-            if (this := asyncio.current_task()) is not None:
-                self._warming.discard(this)
+            return None
+
+    def _warmed(self, task: asyncio.Task[LiveSession | None]) -> None:
+        """Hold ready what has come up, unless somebody has claimed it meanwhile."""
+        if task not in self._warming:
+            return
+        self._warming.remove(task)
+        if not task.cancelled() and (session := task.result()) is not None:
             self._spare.append(session)
-        self._changed.set()
+            self._changed.set()
+            self._refill()
 
     def _warm_spec(self) -> SessionSpec:
         """In a container nothing is imported before the first kernel unless asked for: here there is time for it."""
-        if self.backend == "docker" and self.spec.preload is None:
+        if self.backend == "docker" and self.spec.preload is None and self.spec.language == "python":
             return replace(self.spec, preload=PRELOAD)
         return self.spec
 
-    def _fitting(self, wanted: SessionSpec) -> LiveSession | None:
-        """A warm session that can become one of this spec, taken out; ended ones are let go."""
+    def _fitting(self, wanted: SessionSpec) -> LiveSession | asyncio.Task[LiveSession | None] | None:
+        """A warm session that can become one of this spec, taken out, or one coming up; ended ones are let go."""
         if replace(wanted, capsule=self.spec.capsule, seed=self.spec.seed) != self.spec:
             return None
         if self.spec.capsule not in (None, wanted.capsule):
             return None
+        if wanted.seed != self.spec.seed and not reseeds(self.spec, self.backend):
+            return None
         for _ in range(len(self._spare)):
             session = self._spare.popleft()
-            wire = session.wire
-            if wire is not None and not wire.dead.done():
-                seeds = wanted.seed == self.spec.seed or isinstance(wire, ForkedWire)
-                if seeds and session.takes(wanted.capsule):
-                    return session
-                self._spare.append(session)
-            else:
+            if session.wire is None or session.wire.dead.done():
                 closing = asyncio.create_task(session.close())
-                self._warming.add(closing)
-                closing.add_done_callback(self._warming.discard)
+                self._ending.add(closing)
+                closing.add_done_callback(self._ending.discard)
+            elif session.takes(wanted.capsule):
+                return session
+            else:
+                self._spare.append(session)
+        if self._warming and (self.spec.capsule == wanted.capsule or quickly_copied(wanted.capsule)):
+            return self._warming.pop(0)
         return None
 
-    async def _assign(self, session: LiveSession, wanted: SessionSpec) -> LiveSession:
+    async def _assign(self, ready: LiveSession | asyncio.Task[LiveSession | None], wanted: SessionSpec) -> LiveSession:
+        session = await ready if isinstance(ready, asyncio.Task) else ready
+        if session is None:
+            return await self._start(wanted)
         try:
             if wanted.seed != self.spec.seed and session.wire is not None:
                 await _reseed(session.wire, wanted.seed)
@@ -328,6 +355,14 @@ class KernelPool:
             await session.close()
             raise
         return session
+
+
+def reseeds(spec: SessionSpec, backend: str) -> bool:
+    """Whether a started session of a spec can be given another seed: kernels that are forked can.
+
+    A process keeps its PYTHONHASHSEED, and nothing here knows how other languages seed themselves.
+    """
+    return spec.language == "python" and spec.kernel is None and backend in ("fork", "docker")
 
 
 async def _reseed(wire: Wire, seed: int) -> None:

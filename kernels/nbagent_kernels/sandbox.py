@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from nbagent_kernels.capsule import entries, shareable
+from nbagent_kernels.capsule import entries, quickly_copied, shareable
 from nbagent_kernels.container import DATA, WORK, Container
 from nbagent_kernels.containerserver import ContainerServer
 from nbagent_kernels.errors import KernelError, KernelStartError
@@ -26,8 +27,6 @@ from nbagent_kernels.workspace import BRANCHES, HOME, TMP, Workspace, next_numbe
 
 ROOT = Path(WORK, "1")
 """Folder of a session that is no branch."""
-COPIED_BYTES = 64 << 20
-"""Capsules up to this size are copied into a container that runs already."""
 READ_BYTES = 1 << 20
 SERVER_START_S = 120.0
 """Seconds that a fork server may take to import what the spec names."""
@@ -96,6 +95,7 @@ class Sandbox(Workspace):
         Raises KernelStartError.
         """
         assert self.server is not None
+        self._spec = replace(self._spec, capsule=capsule)
         shared: list[Path] = []
 
         def send(frames: Frames) -> None:
@@ -171,12 +171,8 @@ class Sandbox(Workspace):
             await self.server.end()
 
     def takes(self, capsule: Path | None) -> bool:
-        """Small ones: what is copied lies in memory, and a container that runs gets no more mounts."""
-        try:
-            files = [entry.source for entry in entries(capsule) if entry.kind == "file"] if capsule else []
-            return sum(map(os.path.getsize, files)) <= COPIED_BYTES
-        except OSError:
-            return False
+        """Small ones."""
+        return quickly_copied(capsule)
 
     @property
     def failure(self) -> KernelError | None:

@@ -216,3 +216,60 @@ async def test_a_warm_session_that_is_taken_at_once_is_replaced():
                 while not kernels._spare:
                     await asyncio.sleep(0)
             await kernels.acquire()
+
+
+async def test_who_comes_while_a_warm_session_comes_up_takes_it_over(monkeypatch):
+    opened = []
+
+    async def counted(spec, backend):
+        opened.append(spec)
+        return await open_session(spec, backend)
+
+    monkeypatch.setattr(pool, "open_session", counted)
+    async with KernelPool(2, spec=SPEC) as kernels:
+        kernels.keep_warm(1)
+        await until(lambda: kernels._starting == 1)
+        kernels.warm = 0
+        session = await kernels.acquire(SessionSpec(preload=SPEC.preload, limits=SPEC.limits, seed=5))
+        assert (await session.execute("1")).status == "ok"
+        assert len(opened) == 1
+
+
+async def test_nothing_is_warmed_up_beside_those_who_start(monkeypatch):
+    monkeypatch.setattr(pool.os, "cpu_count", lambda: 2)
+    async with KernelPool(4, spec=SPEC) as kernels:
+        kernels.warm = 4
+        callers = [asyncio.create_task(kernels.acquire()) for _ in range(3)]
+        await until(lambda: kernels._coming == 3)
+        kernels.keep_warm(4)
+        assert not kernels._warming
+        await asyncio.gather(*callers)
+        await until(lambda: len(kernels._spare) == 4)
+
+
+async def test_who_waits_for_others_to_end_does_not_keep_warm_sessions_from_starting():
+    async with KernelPool(1, spec=SPEC) as kernels:
+        first = await kernels.acquire()
+        second = asyncio.create_task(kernels.acquire())
+        await until(lambda: kernels._waiting == 1)
+        kernels.keep_warm(1)
+        await until(lambda: len(kernels._spare) == 1)
+        ready = kernels._spare[0]
+        await first.close()
+        assert await second is ready
+
+
+async def test_warm_sessions_are_held_only_where_memory_is_plenty():
+    async with KernelPool(4, spec=SPEC, floor_bytes=available_bytes() - (5 << 29)) as kernels:
+        kernels.keep_warm(4)
+        async with asyncio.timeout(20):
+            while kernels._warming or not kernels._spare:
+                await asyncio.sleep(0.01)
+        assert len(kernels._spare) in (1, 2)  # two and a half GiB above the floor, and one for each
+
+
+async def test_a_warm_session_of_another_language_has_nothing_imported():
+    kernels = KernelPool(1, backend="docker", spec=SessionSpec(language="R"))
+    assert kernels._warm_spec().preload is None
+    assert not pool.reseeds(kernels.spec, "docker")
+    await kernels.close()
