@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nbagent.cli import app
-from nbagent.recipe import load_recipe
+from nbagent.recipe import load_recipe, write_recipe
 from nbagent_training.bundled_recipes import bundled_recipes, recipe_path
 from nbagent_training.recipe import TrainRecipe
 
@@ -20,6 +20,14 @@ def test_a_bundled_recipe_is_valid_and_its_first_line_says_what_it_is(name):
     path = bundled_recipes()[name]
     load_recipe(path, TrainRecipe)
     assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("name", bundled_recipes())
+def test_its_resolved_recipe_loads_again(name, tmp_path):
+    """With every default written out: a run folder's recipe is read by `export` and by those who copy it."""
+    recipe = load_recipe(bundled_recipes()[name], TrainRecipe)
+    write_recipe(recipe, tmp_path / "recipe.toml")
+    assert load_recipe(tmp_path / "recipe.toml", TrainRecipe) == recipe
 
 
 def test_sizes_for_one_card_and_for_a_node_are_there():

@@ -50,6 +50,7 @@ def row_loss(row, logp, entropy, old, reference, s):
     against = behaviour if s.old == "sampler" else old
     total = 0.0
     mean_ratio = torch.exp((logp - against).sum() / len(logp))
+    mean_mismatch = torch.exp((old - behaviour).sum() / len(logp))
     for t in range(len(logp)):
         ratio = mean_ratio if s.ratio == "sequence" else torch.exp(logp[t] - against[t])
         bounded = torch.clamp(ratio, 1 - s.clip_low, 1 + s.clip_high)
@@ -61,7 +62,7 @@ def row_loss(row, logp, entropy, old, reference, s):
             if s.dual_clip is not None and advantage < 0:
                 surrogate = torch.max(surrogate, torch.tensor(s.dual_clip * advantage))
             token = -surrogate
-        mismatch = torch.exp(old[t] - behaviour[t])
+        mismatch = mean_mismatch if s.ratio == "sequence" else torch.exp(old[t] - behaviour[t])
         if s.correction == "truncate":
             token = token * min(float(mismatch), s.correction_high)
         if s.correction == "mask":
@@ -124,7 +125,7 @@ MODES = [
     {"clip_low": 0.1, "clip_high": 0.28, "old": "sampler"},
     {"dual_clip": 1.5, "old": "sampler"},
     {"kind": "cispo", "old": "sampler", "clip_low": 1.0},
-    {"kind": "cispo", "correction": "truncate"},
+    {"kind": "cispo", "correction": "truncate", "passes": 2, "clip_low": 3e-3, "clip_high": 3e-3},
     {"ratio": "sequence", "clip_low": 0.02, "clip_high": 0.03, "old": "sampler"},
     {"correction": "truncate", "correction_high": 1.1},
     {"correction": "mask", "correction_low": 0.7, "correction_high": 1.4},
@@ -134,6 +135,7 @@ MODES = [
     {"entropy_coef": 0.2},
     {"passes": 2, "clip_low": 3e-3, "clip_high": 3e-3, "correction": "mask"},
     {"passes": 2, "ratio": "sequence", "clip_low": 0.01, "clip_high": 0.01},
+    {"ratio": "sequence", "correction": "truncate", "correction_high": 1.05},
     {"passes": 2, "kl_coef": 0.3, "kl": "k1"},
     {"passes": 2, "kl_coef": 0.3, "kl": "k2"},
     {"passes": 2, "kl_coef": 0.3, "kl": "k3"},

@@ -16,7 +16,7 @@ from nbagent_training.trainer import StepGRPOTrainer, settings
 CASES = {
     "uneven": ({"old": "sampler"}, 9, 130, 0),
     "fewer rows than processes": ({}, 1, 4096, 0),
-    "sequence, entropy, KL": ({"ratio": "sequence", "entropy_coef": 0.1, "kl_coef": 0.1}, 7, 300, 0),
+    "sequence, entropy, KL": ({"ratio": "sequence", "old": "sampler", "entropy_coef": 0.1, "kl_coef": 0.1}, 7, 300, 0),
     "two passes": ({"passes": 2}, 6, 150, 0),
     "LoRA": ({"kl_coef": 0.1, "kl": "k2"}, 6, 150, 4),
 }

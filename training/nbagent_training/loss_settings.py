@@ -11,6 +11,11 @@ from nbagent.recipe import Recipe
 Kernel = Literal["sdpa", "flex"]
 
 
+def changed(settings: Recipe, *names: str) -> list[str]:
+    """Which of these settings are not at their default. A resolved recipe names the defaults too, and must load."""
+    return [name for name in names if getattr(settings, name) != type(settings).model_fields[name].default]
+
+
 class Loss(Recipe):
     """What is minimised at each completion token; the formulas and their sources are in losses.py."""
 
@@ -18,7 +23,8 @@ class Loss(Recipe):
     """`clip`: the clipped ratio times the advantage (PPO, GRPO). `cispo`: the clipped ratio is a mere weight of the
     log-prob, so that no token loses its gradient."""
     ratio: Literal["token", "sequence"] = "token"
-    """Ratio of each token, or one a completion, the geometric mean of its tokens' (GSPO)."""
+    """Ratio of each token, or one a completion, the geometric mean of its tokens' (GSPO). With `sequence` a completion
+    is clipped and corrected whole, so nothing that is of single tokens goes with it."""
     clip_low: float = Field(default=0.2, ge=0, le=1)
     """The ratio is clipped below 1 - clip_low; 1 for no lower bound. GSPO's authors take 3e-4 for both."""
     clip_high: float = Field(default=0.2, gt=0)
@@ -27,13 +33,14 @@ class Loss(Recipe):
     """Where the advantage is negative, the loss of a token is at most this many times its size; None: no bound."""
     old: Literal["trainer", "sampler"] = "trainer"
     """The ratio's denominator: the trainer's own log-probs when the update begins, or the sampler's. In the first pass
-    of `trainer` it is 1."""
+    of `trainer` the ratio is 1, and nothing is clipped."""
     passes: int = Field(default=1, ge=1)
     """Optimizer steps on the same rows."""
     correction: Literal["none", "truncate", "mask"] = "none"
     """For what the trainer's log-probs at the update's beginning and the sampler's differ by (other kernels, older
-    weights): weigh each token with their ratio, cut to correction_high (`truncate`), or leave the token out where the
-    ratio is outside [correction_low, correction_high] (`mask`)."""
+    weights): weigh each token with their ratio, cut to correction_high (`truncate`; with the ratio of its completion
+    under ratio = "sequence"), or leave the token out where the ratio is outside [correction_low, correction_high]
+    (`mask`)."""
     correction_low: float = Field(default=0.5, ge=0, le=1)
     """Smallest ratio that `mask` keeps."""
     correction_high: float = Field(default=2.0, ge=1)
@@ -59,6 +66,30 @@ class Loss(Recipe):
             raise ValueError(
                 'old = "sampler" has the difference from the sampler in its ratio already; set correction = "none"'
             )
+        if self.ratio == "sequence" and self.correction == "mask":
+            raise ValueError(
+                'correction = "mask" leaves single tokens out, which ratio = "sequence" would bring back; set '
+                'correction = "truncate", or ratio = "token"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _each_does_something(self) -> Loss:
+        bounds = changed(self, "clip_low", "clip_high", "dual_clip", "kind")
+        if self.correction == "none":
+            # Otherwise a completion is corrected whole from the first pass on.
+            bounds += changed(self, "ratio")
+        if bounds and self.old == "trainer" and self.passes == 1:
+            raise ValueError(
+                f'{bounds[0]} does nothing: with old = "trainer" and passes = 1 the ratio is 1; set passes = 2 or '
+                f'old = "sampler", or leave {bounds[0]} out'
+            )
+        if self.correction != "mask" and changed(self, "correction_low"):
+            raise ValueError('correction_low does nothing: set correction = "mask", or leave it out')
+        if self.correction == "none" and changed(self, "correction_high"):
+            raise ValueError('correction_high does nothing: set correction = "truncate" or "mask", or leave it out')
+        if not self.kl_coef and changed(self, "kl"):
+            raise ValueError("kl does nothing: set kl_coef above 0, or leave it out")
         return self
 
 
@@ -70,4 +101,11 @@ class Lora(Recipe):
     alpha: float = Field(default=32.0, gt=0)
     """The adapters' product is multiplied by alpha / rank."""
     targets: tuple[str, ...] = ()
-    """Names of the linear layers that get adapters, such as `q_proj`; empty: all but the output layer."""
+    """Names of the linear layers that get adapters, such as `q_proj`; empty: all but the output layer,
+    which cannot have any (the trainer computes with its weights alone)."""
+
+    @model_validator(mode="after")
+    def _each_does_something(self) -> Lora:
+        if not self.rank and (idle := changed(self, "alpha", "targets")):
+            raise ValueError(f"{idle[0]} does nothing: set rank above 0, or leave it out")
+        return self

@@ -46,6 +46,11 @@ def ratios(tokens: Tokens, settings: Loss) -> torch.Tensor:
     Sequence ratio: GSPO, Zheng et al. 2025, arXiv 2507.18071. Its gradient reaches all tokens of the row.
     """
     difference = tokens.logp - (tokens.sampler if settings.old == "sampler" else tokens.old)
+    return _ratio(difference, tokens, settings)
+
+
+def _ratio(difference: torch.Tensor, tokens: Tokens, settings: Loss) -> torch.Tensor:
+    """The exponential of each token's difference of log-probs, or of the mean over its row."""
     if settings.ratio == "token":
         return difference.exp()
     zeros = torch.zeros(tokens.n_rows, dtype=difference.dtype, device=difference.device)
@@ -78,11 +83,11 @@ def corrections(tokens: Tokens, settings: Loss) -> torch.Tensor:
 
     `truncate`: min(ratio, high) (truncated importance sampling, Yao et al. 2025, "Your efficient RL framework secretly
     brings you off-policy RL training"). `mask`: the ratio inside [low, high], 0 outside (IcePop, Ling Team 2025, arXiv
-    2510.18855).
+    2510.18855). Under the sequence ratio, which is of a row, so is this one: s = exp(mean_t log(π_old / π_sampler)).
     """
     if settings.correction == "none":
         return torch.ones_like(tokens.old)
-    ratio = (tokens.old - tokens.sampler).exp()
+    ratio = _ratio(tokens.old - tokens.sampler, tokens, settings)
     if settings.correction == "truncate":
         return ratio.clamp(max=settings.correction_high)
     return ratio.where((ratio >= settings.correction_low) & (ratio <= settings.correction_high), 0.0)
@@ -108,9 +113,10 @@ def loss_and_sums(tokens: Tokens, settings: Loss) -> tuple[torch.Tensor, dict[st
     """Σ w · ℓ, and the sums over tokens of what is watched; rows of weight 0 are padding and not counted.
 
     They are named as the log names their means: `entropy`, `ratio_mean`, `clip_low_share` and `clip_high_share` (tokens
-    whose ratio is outside a bound on the side where that matters), `correction_mean`, `logp_gap` and `logp_gap_k3`
-    (sampler against trainer: |log π_old − log π_sampler|, and KL(sampler ‖ trainer) by k3), `kl` (by k3); beside them
-    `tokens_trained`, and the largest ratio as `ratio_max`.
+    whose ratio is outside a bound on the side where that matters: for `clip` it depends on the sign of A, `cispo` caps
+    the ratio for both), `correction_mean`, `logp_gap` and `logp_gap_k3` (sampler against trainer:
+    |log π_old − log π_sampler|, and KL(sampler ‖ trainer) by k3), `kl` (by k3); beside them `tokens_trained`, and the
+    largest ratio as `ratio_max`.
     """
     ratio, correction = ratios(tokens, settings), corrections(tokens, settings)
     loss = correction * policy_loss(tokens, ratio, settings)
@@ -120,11 +126,12 @@ def loss_and_sums(tokens: Tokens, settings: Loss) -> tuple[torch.Tensor, dict[st
         loss = loss - settings.entropy_coef * tokens.entropy
     with torch.no_grad():
         gap = tokens.old - tokens.sampler
+        both = settings.kind == "cispo"
         watched = {
             "entropy": tokens.entropy,
             "ratio_mean": ratio,
-            "clip_low_share": (ratio < 1 - settings.clip_low) & (tokens.advantage < 0),
-            "clip_high_share": (ratio > 1 + settings.clip_high) & (tokens.advantage > 0),
+            "clip_low_share": (ratio < 1 - settings.clip_low) & (both | (tokens.advantage < 0)),
+            "clip_high_share": (ratio > 1 + settings.clip_high) & (both | (tokens.advantage > 0)),
             "correction_mean": correction,
             "logp_gap": gap.abs(),
             "logp_gap_k3": gap.exp() - 1 - gap,

@@ -12,10 +12,15 @@ from nbagent.rollouts import CONCURRENCY
 from nbagent_training.branch_settings import Branch
 from nbagent_training.distill_settings import Distill
 from nbagent_training.failures import Failures
-from nbagent_training.loss_settings import Kernel, Lora, Loss
+from nbagent_training.loss_settings import Kernel, Lora, Loss, changed
 from nbagent_training.sampler_settings import Sampler
 from nbagent_training.scratch import Size
 from nbagent_training.trackers import Watch
+
+OF_REWARDS = (
+    "gamma", "sigma", "baseline", "mask_truncated", "summary_weight", "malformed_penalty", "failed_penalty",
+)  # fmt: skip
+"""Settings of GRPO that make advantages and weights from rewards."""
 
 
 class Tasks(Recipe):
@@ -216,6 +221,18 @@ class TrainRecipe(Recipe):
             raise ValueError(
                 "distill.teacher: compares log-probs at temperature 1, every rollout weighing the same; leave "
                 "grpo.temperature and grpo.normalisation out"
+            )
+        if self.distill.teacher and self.grpo.loss.ratio == "sequence":
+            raise ValueError(
+                "distill.teacher: gives each token an advantage of its own, which a completion's one ratio would mix; "
+                'set grpo.loss.ratio = "token"'
+            )
+        if self.distill.teacher and (idle := changed(self.grpo, *OF_REWARDS)):
+            raise ValueError(f"grpo.{idle[0]} does nothing: distill.teacher replaces rewards; leave {idle[0]} out")
+        if self.grpo.loss.ratio == "sequence" and self.grpo.normalisation in ("token_mean", "constant"):
+            raise ValueError(
+                "grpo.loss.ratio: sequence is one ratio a completion, which weights by the token would count by its "
+                'length; set grpo.normalisation = "row_mean" (GSPO) or leave it out'
             )
         if self.sampler.weights == "sent" and self.lora.rank:
             raise ValueError('sampler.weights: adapters come to the server by files; leave weights = "sent" out')
