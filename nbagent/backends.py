@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
+import stat
+from pathlib import Path
 
 from nbagent.errors import UsageError
 from nbagent_images import ImageError, ImageMissing, profile, require
@@ -10,6 +13,8 @@ from nbagent_kernels import BACKENDS
 from nbagent_kernels.confinement import gaps
 from nbagent_kernels.types import ContainerSettings
 
+WHEELS = "NBAGENT_WHEELS"
+"""Environment variable: a folder of wheels from which `pip install` in a container takes packages."""
 IMAGES = {"python": ("python", "full"), "r": ("full", "r")}
 """Language -> images that have its kernel, the first one there is taken."""
 
@@ -71,7 +76,7 @@ def container_of(backend: str, language: str = "python", run: str = "") -> Conta
         run: the run's name, as a label.
 
     Raises:
-        UsageError: no engine, or no image; says how to get it.
+        UsageError: no engine, or no image; says how to get it. Or NBAGENT_WHEELS is no folder that anybody may read.
     """
     name, _, image = backend.partition(":")
     if name != "docker":
@@ -80,9 +85,27 @@ def container_of(backend: str, language: str = "python", run: str = "") -> Conta
     missing: list[ImageError] = []
     for wanted in names:
         try:
-            return ContainerSettings(require(wanted).id, profile(), run=run)
+            return ContainerSettings(require(wanted).id, profile(), run=run, wheels=wheels())
         except ImageMissing as error:
             missing.append(error)
         except ImageError as error:
             raise UsageError(f"backend docker: {error}") from None
     raise UsageError(f"backend docker: {missing[0]}")
+
+
+def wheels() -> Path | None:
+    """The folder that NBAGENT_WHEELS names; None where it names none.
+
+    Raises:
+        UsageError: it is no folder, or not open to the sandboxes' users, which are no users of this machine.
+    """
+    named = os.environ.get(WHEELS)
+    if not named:
+        return None
+    folder = Path(named).absolute()
+    if not folder.is_dir():
+        raise UsageError(f"{WHEELS}={named}: no such folder; name one with wheels (.whl), or unset it")
+    needed = [(folder, stat.S_IROTH | stat.S_IXOTH), *((wheel, stat.S_IROTH) for wheel in folder.glob("*.whl"))]
+    if any(place.stat().st_mode & bits != bits for place, bits in needed):
+        raise UsageError(f"{WHEELS}={named}: sandboxes may not read it, since not everybody may: chmod -R o+rX {named}")
+    return folder

@@ -138,6 +138,7 @@ class Container:
         binds = {str(self._folder): SOCKETS, str(kernel_files()): KERNEL_FILES}
         if self._spec.capsule is not None:
             binds[str(self._spec.capsule.resolve())] = DATA
+        binds |= {str(settings.wheels.resolve()): "/wheels"} if settings.wheels is not None else {}
         files = max(limits.open_files or 1 << 20, 4096)
         return {
             "binds": {place: {"bind": inside, "mode": "ro"} for place, inside in binds.items()},

@@ -52,6 +52,8 @@ class ContainerSettings:
     """Size of the tmpfs with the working directory, bytes. What lies in it counts as memory."""
     tmp_bytes: int = 512 << 20
     """Size of the tmpfs /tmp, bytes. What lies in it counts as memory."""
+    wheels: Path | None = None
+    """Folder of wheels that `pip install` inside takes packages from, mounted read-only; None: none."""
     run: str = ""
     """Name of the run, as a label of the container."""
 

@@ -1,13 +1,16 @@
-"""Capsules in a container: what of them can be read there, whatever the host's modes say; those that are too large."""
+"""Capsules in a container: what of them can be read there, whatever the host says; those too large; wheels."""
 
 from __future__ import annotations
 
 import os
+import zipfile
+from dataclasses import replace
 
 import pytest
+from conftest import container
 from kernel_probes import text
 
-from nbagent_kernels import SessionSpec
+from nbagent_kernels import SessionSpec, open_session
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.docker]
 BIG = 9 << 20
@@ -32,6 +35,7 @@ def capsule(tmp_path):
 
 READ = """
 import os
+import zipfile
 for place in ("big", "sub/big"):
     print(place, len(open(place, "rb").read()), os.path.islink(place))
 """
@@ -69,3 +73,24 @@ async def test_a_capsule_made_under_a_strict_umask_is_read(opened, tmp_path):
         os.umask(before)
     session = await opened(SessionSpec(preload=(), capsule=made))
     assert text((await session.execute(READ, 60)).outputs) == f"big {BIG} False\nsub/big {BIG} False\n"
+
+
+async def test_pip_installs_wheels_that_are_mounted(tmp_path):
+    about = "tiny-1.0.dist-info"
+    files = {
+        "tiny.py": "value = 42\n",
+        f"{about}/METADATA": "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{about}/RECORD": f"tiny.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n",
+    }
+    tmp_path.chmod(0o755)
+    with zipfile.ZipFile(tmp_path / "tiny-1.0-py3-none-any.whl", "w") as wheel:
+        for path, text_ in files.items():
+            wheel.writestr(path, text_)
+    settings = replace(container("python"), wheels=tmp_path)
+    session = await open_session(SessionSpec(preload=(), container=settings), "docker")
+    code = "!pip install -q tiny\nimport tiny, os\nprint(tiny.value, os.access('/wheels', os.W_OK))"
+    try:
+        assert text((await session.execute(code, 120)).outputs).endswith("42 False\n")
+    finally:
+        await session.close()

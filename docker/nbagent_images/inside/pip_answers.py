@@ -44,8 +44,8 @@ def how_to_add(words: list[str] | None = None) -> str:
             "This sandbox has no network: only what it holds can be used.",
             f"Installed: {', '.join(installed())}, and what they need ('pip list' shows all).",
             f"Wheels in {WHEELS}: {', '.join(wheels) or 'none'}.",
-            "To add a package, the owner of this sandbox mounts a folder of wheels there, or builds it into the image: "
-            + command,
+            "To add a package, the owner of this sandbox names a folder of wheels in NBAGENT_WHEELS, which is "
+            "mounted there, or builds it into the image: " + command,
         )
     )
 
