@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nbagent_training.advantages import EPSILON, deviation
 from nbagent_training.groups import batch_of_samples
-from nbagent_training.recipe import Grpo
+from nbagent_training.recipe import Grpo, TrainRecipe
 
 NORMALISATIONS = [
     Grpo(),
@@ -151,7 +151,7 @@ def test_a_call_without_an_advantage_stays_where_the_loss_has_more_than_advantag
 
 def test_truncated_trajectories_count_but_may_be_masked():
     samples = rows("x", 0, 2, 1.0) + rows("x", 1, 4, 0.0, truncated=True)
-    kept, masked = batch(samples), batch(samples, mask_truncated=True)
+    kept, masked = batch(samples, mask_truncated=False), batch(samples)
     assert len(kept.rows) == 6
     assert [r.advantage for r in masked.rows] == [r.advantage for r in kept.rows if r.advantage > 0]
 
@@ -240,6 +240,13 @@ def test_a_rows_version_and_kind_come_from_its_sample():
         ({"branch": {"alternatives": 2}}, "grpo.branch"),
         ({"grouping": "branch", "group_size": 2}, "alternatives"),
         ({"grouping": "branch", "branch": {"roots": 3}}, "roots"),
+        ({"grouping": "branch", "branch": {"roots": 8}}, "alternatives"),
+        ({"grouping": "branch", "branch": {"roots": 4}}, "alternatives"),
+        ({"grouping": "branch", "branch": {"roots": 2, "per_lineage": 2}}, "per_lineage"),
+        ({"grouping": "branch", "branch": {"alternatives": 8}}, "roots"),
+        ({"grouping": "branch", "branch": {"roots": 1}}, "roots"),
+        ({"grouping": "branch", "branch": {"roots": 1, "where": "every", "calls": 30}}, "roots"),
+        ({"grouping": "branch", "branch": {"where": "entropy", "entropy_weight": 0}}, "entropy_weight"),
         ({"grouping": "branch", "branch": {"where": "every", "probability": 0.9}}, "probability"),
         ({"grouping": "branch", "branch": {"entropy_weight": 0.9}}, "entropy_weight"),
         ({"grouping": "rollout", "gamma": 0.9}, "gamma"),
@@ -251,3 +258,26 @@ def test_a_rows_version_and_kind_come_from_its_sample():
 def test_settings_that_do_not_go_together_are_refused(settings, key):
     with pytest.raises(ValueError, match=key):
         Grpo.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"branch": {"where": "every", "roots": 1, "per_lineage": 2}},
+        {"branch": {"alternatives": 2, "roots": 2, "per_lineage": 2}},
+        {"from_run": "runs/a", "group_size": 2},
+    ],
+    ids=str,
+)
+def test_settings_of_branches_that_can_all_be_done_are_taken(settings):
+    """Recorded rollouts are branched already, whatever made them."""
+    Grpo.model_validate({"grouping": "branch", **settings})
+
+
+def test_calls_that_branch_nothing_are_refused():
+    table = {"grouping": "branch", "branch": {"calls": 45}}
+    recipe = {"model": {"folder": "m"}, "agent": {"max_steps": 20}}
+    # Before its 20th step a root has made 19 calls; it and three others may then make one each.
+    with pytest.raises(ValueError, match=r"grpo\.branch\.calls: 45 .* it takes 46"):
+        TrainRecipe.model_validate({**recipe, "grpo": table})
+    TrainRecipe.model_validate({**recipe, "grpo": {**table, "branch": {"calls": 46}}})

@@ -110,7 +110,7 @@ def truncation_high(history: History) -> str:
     if len(values) == WINDOW and _mean(values) > 0.25:
         return (
             f"truncation: {_mean(values):.0%} of trajectories ran into a limit; raise agent.max_steps or "
-            "agent.max_new_tokens, or set grpo.mask_truncated"
+            "agent.max_new_tokens"
         )
     return ""
 

@@ -32,7 +32,7 @@ class BranchPractice(Practice):
     ) -> None:
         """Raises UsageError: a task that may not be trained on."""
         super().__init__(curriculum, rollouts, model, settings, run)
-        self.roots = branch.roots or max(1, self.group_size // branch.alternatives)
+        self.roots = branch.roots_of(self.group_size)
         calls = branch.calls or self.group_size * settings.limits.max_steps
         # Each root has its share, not what others leave: else what becomes of one would hang on how fast others are.
         self.rules = BranchRules(

@@ -21,13 +21,15 @@ class Branch(Recipe):
     """Attempts that go on from a state that is branched, the one that came there among them."""
     probability: float = Field(default=0.5, gt=0, le=1)
     """Of branching before a step; the first step is one as any other."""
-    entropy_weight: float = Field(default=0.5, ge=0)
+    entropy_weight: float = Field(default=0.5, gt=0)
     """How much a difference of one nat a token adds to the probability."""
     per_lineage: int = Field(default=1, ge=1)
-    """Branchings on the way of one attempt; with more, alternatives have alternatives of their own."""
+    """Branchings on the way of one attempt; with more, alternatives have alternatives of their own, as far as
+    group_size // roots leaves attempts for them."""
     roots: int = Field(default=0, ge=0)
     """Attempts of a task that begin at the first step; 0: group_size // alternatives. No more than group_size attempts
-    come of them all."""
+    come of them all. What one writes before it is branched is compared with the other roots, so of one alone nothing
+    would be learned there: one root is taken only with `where = "every"` and no `calls`, which branches it first."""
     calls: int = Field(default=0, ge=0)
     """Model calls that a task's attempts may take; nothing is branched where it could become more. 0: what group_size
     attempts of the most steps take."""
@@ -39,3 +41,39 @@ class Branch(Recipe):
         if self.where != "entropy" and self.entropy_weight != Branch.model_fields["entropy_weight"].default:
             raise ValueError('entropy_weight: only where = "entropy" has one')
         return self
+
+    def roots_of(self, group_size: int) -> int:
+        """Roots of a task that `group_size` attempts come of."""
+        return self.roots or max(1, group_size // self.alternatives)
+
+    def check(self, group_size: int) -> None:
+        """Raises ValueError: with so many attempts a task some of this could not be done, or could not teach."""
+        roots = self.roots_of(group_size)
+        own = group_size // roots
+        if roots > group_size or group_size % roots:
+            raise ValueError(f"grpo.branch.roots: share group_size = {group_size} evenly; set roots to a divisor of it")
+        if self.alternatives > own:
+            raise ValueError(
+                f"grpo.branch.alternatives: {self.alternatives} are more than the {own} attempts that come of a root, "
+                f"group_size / roots = {group_size} / {roots}; take fewer roots or alternatives"
+            )
+        if self.per_lineage > 1 and self.alternatives == own:
+            raise ValueError(
+                f"grpo.branch.per_lineage: the first branching takes all {own} attempts of a root; take fewer roots or "
+                "alternatives, or leave it out"
+            )
+        if roots == 1 and (self.where != "every" or self.calls):
+            raise ValueError(
+                "grpo.branch.roots: what one root writes before it is branched is compared with nothing; set roots or "
+                'group_size so that there are two, or where = "every" without calls, which branches it first'
+            )
+
+    def check_calls(self, group_size: int, max_steps: int) -> None:
+        """Raises ValueError: `calls` are too few for a root to be branched even before its last step (BranchRules)."""
+        roots = self.roots_of(group_size)
+        least = roots * (max_steps + self.alternatives - 1)
+        if self.calls and self.calls < least:
+            raise ValueError(
+                f"grpo.branch.calls: {self.calls} are too few to branch anything; with roots = {roots}, alternatives = "
+                f"{self.alternatives} and agent.max_steps = {max_steps} it takes {least}"
+            )

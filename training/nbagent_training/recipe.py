@@ -84,7 +84,9 @@ class Grpo(Recipe):
     updates: int = Field(default=100, ge=0)
     """Optimizer steps; each takes fresh rollouts, so training is strictly on-policy."""
     from_run: str = ""
-    """A finished run folder: GRPO learns from its rollouts and makes none, weighing tokens by their ratio."""
+    """A finished run folder: GRPO learns from its rollouts and makes none, weighing tokens by their ratio. How they
+    would be made (`group_size`, `curriculum`, `branch`) then says nothing, so that the recipe that made them is taken
+    as it is."""
     tasks_per_update: int = Field(default=12, ge=1)
     """Groups per update."""
     group_size: int = Field(default=8, ge=2)
@@ -104,8 +106,9 @@ class Grpo(Recipe):
     """Tokens per micro-batch, shared prefixes counted once."""
     grouping: Literal["trajectory", "state", "branch", "rollout", "step_index"] = "trajectory"
     """What is compared with what (advantages.py): attempts at a task; also steps that met the same notebook; attempts
-    that go on from one live state; the steps of one attempt, for tasks with step rewards; steps of the same number,
-    which is biased where attempts differ in length."""
+    that go on from one live state; the steps of one attempt, for tasks with step rewards only; steps of the same
+    number, which is biased where attempts differ in length. Rewards that a task gives for single steps (StepVerifier)
+    are in `state`, `rollout` and `step_index`; `trajectory` and `branch` learn from the return alone."""
     branch: Branch = Branch()
     """Where rollouts are branched, under grouping `branch`."""
     gamma: float = Field(default=1.0, gt=0, le=1)
@@ -113,7 +116,8 @@ class Grpo(Recipe):
     sigma: Literal["group", "none"] = "group"
     """Whether advantages are divided by the group's deviation."""
     baseline: Literal["mean", "leave_one_out"] = "mean"
-    """What is taken off: the group's mean, or that of the others."""
+    """What is taken off: the group's mean, or that of the others. Under `branch` the mean is scaled so that nodes of
+    few alternatives and of many weigh alike."""
     state_weight: float = Field(default=1.0, gt=0)
     """Weight of the comparison within a state, beside that of attempts, under grouping `state`."""
     malformed_penalty: float = Field(default=0.0, ge=0, le=1)
@@ -125,8 +129,10 @@ class Grpo(Recipe):
     `constant_tokens`."""
     constant_tokens: int | None = Field(default=None, ge=1)
     """Tokens that an attempt's loss is divided by, under `constant`; e.g. the most it may write."""
-    mask_truncated: bool = False
-    """Leave trajectories that ran into a limit out of the loss (they stay in the statistics)."""
+    mask_truncated: bool = True
+    """Leave attempts that ended by a limit, without an answer, out of the loss; they stay in the statistics (DAPO, Yu
+    et al. 2025, arXiv 2503.14476; SUPO, Lu et al. 2025, arXiv 2510.06727): their calls need not have been bad, there
+    was no room for more. False where running out of steps is the agent's own mistake, to be unlearned."""
     summary_weight: float = Field(default=1.0, ge=0)
     """Weight of a token of a memory (policy `summarize`) relative to an action's; 0 does not train memories."""
     loss: Loss = Loss()
@@ -140,13 +146,10 @@ class Grpo(Recipe):
 
     @model_validator(mode="after")
     def _grouped(self) -> Grpo:
-        own, size = self.branch, self.group_size
-        if self.grouping != "branch" and own != Branch():
+        if self.grouping != "branch" and self.branch != Branch():
             raise ValueError('grpo.branch: only grouping = "branch" branches; set it, or leave the table out')
-        if self.grouping == "branch" and not (own.roots or size // own.alternatives):
-            raise ValueError(f"grpo.branch.alternatives: {own.alternatives} are more than group_size = {size}")
-        if self.grouping == "branch" and (own.roots > size or size % (own.roots or size // own.alternatives)):
-            raise ValueError(f"grpo.branch: the roots share group_size = {size} evenly; set roots to a divisor of it")
+        if self.grouping == "branch" and not self.from_run:
+            self.branch.check(self.group_size)
         if self.grouping == "rollout" and self.gamma != 1:
             raise ValueError("grpo.gamma: grouping rollout compares the rewards of single steps; leave gamma out")
         if self.grouping != "state" and self.state_weight != 1:
@@ -181,6 +184,12 @@ class TrainRecipe(Recipe):
     failures: Failures = Failures()
     """When too many rollouts fail on the host's side."""
     watch: Watch = Watch()
+
+    @model_validator(mode="after")
+    def _branched(self) -> TrainRecipe:
+        if self.grpo.grouping == "branch" and not self.grpo.from_run:
+            self.grpo.branch.check_calls(self.grpo.group_size, self.agent.max_steps)
+        return self
 
     @model_validator(mode="after")
     def _together(self) -> TrainRecipe:
