@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 from nbagent_context.cache import Cache
 from nbagent_context.types import Budget, Elision, Exchange
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 IMAGE_TOKENS = 1100
 """Most tokens that an image of MOST_SIDE pixels takes: 85 + 170 for each of at most four tiles in one family of
@@ -23,7 +27,9 @@ MOST_BYTES = 4 << 20
 MOST_IMAGES = 4
 """Images in a prompt, the last ones of the newest cell."""
 _SEEN = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 _cache = Cache()
+_decoding = Lock()
 
 
 def image_name(cell_id: str, mime: str, data: Any) -> str:
@@ -46,7 +52,7 @@ def image_parts(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _joined(data: Any) -> str:
-    return "".join(data) if isinstance(data, list) else str(data)
+    return "".join(map(str, data)) if isinstance(data, list) else str(data)
 
 
 def _size(mime: str, data: Any) -> tuple[int, int] | None:
@@ -55,9 +61,9 @@ def _size(mime: str, data: Any) -> tuple[int, int] | None:
     if mime == "image/png":
         try:
             head = base64.b64decode(text[:64].replace("\n", "")[:32])
-        except (ValueError, binascii.Error):
+        except ValueError:
             return None
-        if head[:8] != b"\x89PNG\r\n\x1a\n":
+        if head[:8] != b"\x89PNG\r\n\x1a\n" or len(head) < 24:
             return None
         return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
     if mime not in _SEEN:
@@ -68,13 +74,28 @@ def _size(mime: str, data: Any) -> tuple[int, int] | None:
     return found
 
 
-def _opened_size(text: str) -> tuple[int, int] | None:
+@contextmanager
+def _opened(text: str) -> Iterator[Image.Image]:
+    """The image of a base64 text. Raises anything at all for one that is made to.
+
+    A cell writes these bytes, and they are decoded on the host: so only by the four decoders that are named, since
+    others start programs (EPS: Ghostscript), and not where a few bytes claim to be very many pixels. One at a time,
+    which bounds the memory, and since the program's rules for warnings are changed meanwhile.
+    """
     from PIL import Image
 
+    with _decoding, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(base64.b64decode(text)), formats=_FORMATS) as image:
+            yield image
+
+
+def _opened_size(text: str) -> tuple[int, int] | None:
     try:
-        with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+        with _opened(text) as image:
             return image.size
-    except (OSError, ValueError):
+    except Exception:  # Decoders raise SyntaxError, struct.error and more; an image is never worth an attempt.
         return None
 
 
@@ -88,17 +109,13 @@ def _part(data: Any) -> dict[str, Any] | None:
 
 def _scaled(text: str) -> str | None:
     """A data URL; None for what is no image, is a bomb, or stays too long."""
-    from PIL import Image
-
+    buffer = io.BytesIO()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(base64.b64decode(text))) as image:
-                small = image.convert("RGB")
-        small.thumbnail((MOST_SIDE, MOST_SIDE))
-        buffer = io.BytesIO()
-        small.save(buffer, "PNG")
-    except (OSError, ValueError, Image.DecompressionBombWarning, Image.DecompressionBombError):
+        with _opened(text) as image:
+            small = image.convert("RGB")
+            small.thumbnail((MOST_SIDE, MOST_SIDE))
+            small.save(buffer, "PNG")
+    except Exception:
         return None
     if buffer.tell() > MOST_BYTES:
         return None
