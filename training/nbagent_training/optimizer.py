@@ -6,19 +6,35 @@ Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; the scale t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from nbagent.errors import UsageError
+
+BLOCK = re.compile(r"\.\d+\.")
+"""In the name of a parameter: it belongs to one of several blocks of the same make."""
+
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Steps `torch.optim.Muon` and `torch.optim.AdamW` together; param group 0 is Muon's, group 1 AdamW's."""
+    """Steps `torch.optim.Muon` and `torch.optim.AdamW` together; param group 0 is Muon's, group 1 AdamW's.
+
+    Raises:
+        UsageError: the model has no matrix that is trained inside a numbered layer.
+    """
 
     def __init__(self, model: torch.nn.Module, muon_lr: float, adamw_lr: float, weight_decay: float = 0.01) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        matrices = [p for name, p in named if p.ndim == 2 and "layers" in name]
-        others = [p for name, p in named if not (p.ndim == 2 and "layers" in name)]
+        # Embeddings and output layers, which are not for Muon, stand outside the numbered layers.
+        matrices = [p for name, p in named if p.ndim == 2 and BLOCK.search(name)]
+        others = [p for name, p in named if not (p.ndim == 2 and BLOCK.search(name))]
+        if not matrices:
+            raise UsageError(
+                f"warm_start: {type(model).__name__} has no matrices in numbered layers, which muon_lr is for; train a "
+                "transformer"
+            )
         self._muon = torch.optim.Muon(
             matrices, lr=muon_lr, momentum=0.95, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
         )
