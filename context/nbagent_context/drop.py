@@ -12,8 +12,20 @@ from dataclasses import dataclass, replace
 
 from nbagent_context.cache import Cache
 from nbagent_context.cut import ELIDED, head_tail
-from nbagent_context.elide import SURVIVES_CHARS, Form, Forms, Item, batches, full_tokens, record, settle
-from nbagent_context.history import last_line, newest_error, newest_output
+from nbagent_context.elide import (
+    SURVIVES_CHARS,
+    Form,
+    Forms,
+    Item,
+    answer_tokens,
+    batches,
+    cut_before,
+    fit,
+    least,
+    record,
+)
+from nbagent_context.exception import exception_in, exception_of, head_line_tail
+from nbagent_context.history import newest_error, newest_output
 from nbagent_context.images import newest_images
 from nbagent_context.render import CellView, cell_view, content_chars, content_key, language_of
 from nbagent_context.types import (
@@ -65,30 +77,39 @@ class Drop:
         """
         exchanges = exchanges_of(history)
         system = [brief.instruction] if brief.instruction else []
-        images, left_out = newest_images(notebook, exchanges, budget)
         ends = [f"{brief.task}\n", *([f"{notice}\n"] if notice else [])]
         fixed = budget.per_message * (1 + len(system)) + sum(count(text) for text in [*system, *ends])
-        fixed += budget.image_tokens * len(images)
         error, output, newest = newest_error(exchanges, notebook), newest_output(exchanges, notebook), exchanges[-1:]
         recent = {e.step: e for e in (*([error] if error else []), *exchanges[-self.keep :])}
         untold = _untold(exchanges, notebook)
         cells = self._cells(notebook, recent.values(), {e.cell_id for e in (error, output, *newest) if e})
         last = self._last(recent.values(), untold, {e.step for e in (error, *newest) if e})
         older = [exchange for exchange in exchanges if exchange.step in untold and exchange.step not in recent]
-        listed, actions_left_out = self._actions(older, budget.tokens - fixed, count)
+
+        def gaps() -> int:
+            return sum(count(gap) for gap in _texts(cells)[1])
+
+        needed = fixed + least([*cells, *last], 0, count, gaps)
+        if needed > budget.tokens:
+            raise BudgetTooSmall(needed, budget.tokens)
+        # What must survive comes first: images and the list of actions get what it leaves.
+        images, left_out = newest_images(notebook, exchanges, budget, budget.tokens - needed)
+        pictured = budget.image_tokens * len(images)
+        fixed += pictured
+        listed, actions_left_out = self._actions(older, budget.tokens - fixed, budget.tokens - needed - pictured, count)
         fixed += sum(count(text) for text in listed)
         mark = count(_gap(["c100000", "c100000"]))
-        tokens, fits = settle([*cells, *last], budget.tokens - fixed, mark, 0, count)
-        shown, gaps = _texts(cells)
-        tokens += fixed + sum(count(gap) for gap in gaps)
-        if not fits and tokens > budget.tokens:
-            raise BudgetTooSmall(tokens, budget.tokens)
-        user = message("user", [ends[0], *shown, *listed, *_texts(last)[0]])
+        tokens = fixed + fit([*cells, *last], budget.tokens - fixed, mark, 0, count, gaps)
+        told = {int(item.name): item.shown for item in last if item.shown is not None}
+        answers = [text for form in told.values() for text in form.texts]
+        user = message("user", [ends[0], *_texts(cells)[0], *listed, *answers])
         user["content"] += images
         if notice:
             user["content"].append({"type": "text", "text": ends[1]})
         messages = (*([message("system", system)] if system else []), user)
-        elisions = [*record(cells, "cell", count), *actions_left_out, *record(last, "exchange", count), *left_out]
+        elisions = [*record(cells, "cell", count), *actions_left_out, *record(last, "exchange", count)]
+        answered = [step for step, form in told.items() if step in untold and form.level != "dropped"]
+        elisions += [*cut_before([recent[step] for step in answered], count), *left_out]
         return Window(messages=messages, tokens=tokens, elisions=tuple(elisions))
 
     def _cells(self, notebook: Notebook, recent: Iterable[Exchange], must: set[str]) -> list[Item]:
@@ -98,46 +119,42 @@ class Drop:
         items = []
         for cell in notebook["cells"]:
             name, key = cell["id"], content_key(cell, language)
-            made: tuple[CellView, Forms] | None = _made.get((self, key))
+            made: tuple[CellView, str, Forms] | None = _made.get((self, key))
             if made is None:
                 view = cell_view(cell, language, self.old_chars)
+                failure = exception_in(cell.get("outputs", ()))
                 line = Form((f"{view.line}\n",), "", "line", "budget")
-                old = self._aged(view)
-                made = (
-                    view,
-                    Forms(
-                        _whole(view), old if self.frugal else self._shown(view, self.output_chars, "size"), old, line
-                    ),
-                )
+                old, shown = self._aged(view, failure), self._shown(view, failure, self.output_chars, "size")
+                made = view, failure, Forms(_whole(view), old if self.frugal else shown, old, line)
                 _made.put((self, key), made, 3 * content_chars(key))
             protected = self._protected(*made, name in must) if name in kept else ()
-            items.append(Item(name, made[1], protected))
+            items.append(Item(name, made[2], protected, spare=name not in must))
         return items
 
-    def _shown(self, view: CellView, chars: int, why: str) -> Form:
-        """Source and output, each at most `chars` long."""
+    def _shown(self, view: CellView, failure: str, chars: int, why: str) -> Form:
+        """Source and output, each at most `chars` long; `failure` is the output's line that must not be cut out."""
         source, output = view.source, view.output
         if len(source) > chars:
             source = f"{head_tail(source, chars)}\n"
         if len(output) > chars:
-            output = head_tail(output, chars)
+            output = head_line_tail(output, chars, failure)
         if source is view.source and output is view.output:
             return _whole(view)
         what = "output of" if source is view.source else ""
         return Form((source, f"{output}\n") if output else (source,), what, "head_tail", why)
 
-    def _aged(self, view: CellView) -> Form:
-        form = self._shown(view, self.output_chars, "size")
+    def _aged(self, view: CellView, failure: str) -> Form:
+        form = self._shown(view, failure, self.output_chars, "size")
         if len(view.output_line) >= len(view.output):
             return form
         level: Level = "line" if self.old_chars else "dropped"
         why = "age" if self.frugal else "budget"
         return Form((form.texts[0], f"{view.output_line}\n"), "output of", level, why)
 
-    def _protected(self, view: CellView, forms: Forms, must: bool) -> tuple[Form, ...]:
+    def _protected(self, view: CellView, failure: str, forms: Forms, must: bool) -> tuple[Form, ...]:
         sizes = [self.output_chars // 2**i for i in range(1, 12) if self.output_chars // 2**i > SURVIVES_CHARS]
-        shrinking = [self._shown(view, self.output_chars, "size")]
-        shrinking += [self._shown(view, size, "budget") for size in (*sizes, SURVIVES_CHARS)]
+        shrinking = [self._shown(view, failure, self.output_chars, "size")]
+        shrinking += [self._shown(view, failure, size, "budget") for size in (*sizes, SURVIVES_CHARS)]
         if not must:
             shrinking += [replace(forms.old, why="budget") if forms.old.level else forms.old, forms.line]
         return tuple(dict.fromkeys(shrinking))
@@ -156,25 +173,34 @@ class Drop:
             for size in (self.output_chars, self.output_chars // 4, SURVIVES_CHARS):
                 if len(whole) > size:
                     why = "budget" if forms else "size"
-                    forms.append(Form((f"{head}{head_tail(whole, size)}\n",), "", "head_tail", why))
+                    cut = head_line_tail(whole, size, exception_of(exchange) if answer else "")
+                    forms.append(Form((f"{head}{cut}\n",), "", "head_tail", why))
             if exchange.step not in must:
-                forms.append(Form((head,), "answer of", "dropped", "budget"))
-            items.append(Item(str(exchange.step), Forms(full, full, full, full), tuple(forms)))
+                forms.append(Form((_action_line(exchange),), "answer of", "dropped", "budget"))
+            name, kept = str(exchange.step), Forms(full, full, full, full)
+            items.append(Item(name, kept, tuple(forms), spare=exchange.step not in must))
         return items
 
-    def _actions(self, older: Sequence[Exchange], room: int, count: Count) -> tuple[list[str], list[Elision]]:
-        """Older actions, a line each; when the list is too long its older half goes."""
+    def _actions(
+        self, older: Sequence[Exchange], room: int, most: int, count: Count
+    ) -> tuple[list[str], list[Elision]]:
+        """Older actions, a line each, in `most` tokens; when they pass their share of the room the older half goes."""
         lines = [_action_line(exchange) for exchange in older]
         sizes = [count(line) for line in lines]
         _, gone, _ = batches(sizes, sizes, [0] * len(sizes), int(room * ACTIONS), int(room * ACTIONS / 2))
+        while sum(sizes[gone:]) + (count(_earlier(gone)) if gone else 0) > most and gone < len(lines):
+            gone += 1
+        listed = ([_earlier(gone)] if gone else []) + lines[gone:]
+        if gone == len(lines) and gone and count(listed[0]) > most:
+            listed = []
         elisions = []
-        answers = [full_tokens(f"{exchange.observation}\n", count) for exchange in older if exchange.observation]
+        answers = [answer_tokens(exchange, count) + count("\n") for exchange in older if exchange.observation]
         if answers:
             what = f"answer of exchange {older[0].step}" if len(older) == 1 else f"answers of {len(answers)} exchanges"
             elisions.append(Elision(what, "dropped", sum(answers), "age"))
         if gone:
             elisions.append(Elision(f"{gone} actions", "dropped", sum(sizes[:gone]), "budget"))
-        return ([f"> {ELIDED} {gone} earlier actions\n"] if gone else []) + lines[gone:], elisions
+        return listed, elisions
 
 
 def _untold(exchanges: Sequence[Exchange], notebook: Notebook) -> set[int]:
@@ -190,8 +216,12 @@ def _untold(exchanges: Sequence[Exchange], notebook: Notebook) -> set[int]:
 
 
 def _action_line(exchange: Exchange) -> str:
-    failed = f": {last_line(exchange.observation)[:SHORT_CHARS]}" if exchange.failed and exchange.short else ""
+    failed = f": {exception_of(exchange)[:SHORT_CHARS]}" if exchange.failed and exchange.short else ""
     return f"> {exchange.short or 'not an action'}{failed}\n"
+
+
+def _earlier(number: int) -> str:
+    return f"> {ELIDED} {number} earlier actions\n"
 
 
 def _whole(view: CellView) -> Form:

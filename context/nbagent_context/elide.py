@@ -10,10 +10,11 @@ from batch to batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from nbagent_context.types import Count, Elision, Level
+from nbagent_context.cache import Cache
+from nbagent_context.types import Count, Elision, Exchange, Level
 
 HIGH, LOW = 3 / 4, 1 / 2
 """Water marks, as shares of the room that the items have."""
@@ -23,6 +24,7 @@ SURVIVES_CHARS = 200
 """Characters that are left of a protected text at the least, head and tail."""
 COUNTED_CHARS = 20_000
 """Characters from which the tokens of a longer text are estimated, for the record of what its elision saved."""
+_full = Cache()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,68 @@ class Item:
     kept: Forms
     protected: tuple[Form, ...] = ()
     """Of a protected item, largest first: it is never dropped, and its other forms are not used."""
+    spare: bool = False
+    """Of a protected item: it is dropped all the same where there would be no prompt otherwise."""
     shown: Form | None = field(default=None, init=False)
     """What was settled on; None: dropped."""
+
+
+def fit(
+    items: Sequence[Item],
+    room: int,
+    mark: int,
+    per_item: int,
+    count: Count,
+    gaps: Callable[[], int],
+    reserve: int = 0,
+    marks: tuple[float, float] = (HIGH, LOW),
+) -> int:
+    """Choose how each item is shown, so that items and marks take no more than the room; sets their `shown`.
+
+    Args:
+        items: oldest first.
+        room: tokens, not fewer than `least` takes.
+        mark: tokens of a mark for items left out in a row, as far as can be said before they are chosen.
+        per_item: tokens an item takes beside its texts.
+        count: of texts.
+        gaps: says how many tokens the marks take as the items are shown.
+        reserve: tokens kept free for marks of what are no items.
+        marks: high- and low-water mark, as shares of the room.
+
+    Returns:
+        The tokens of what is shown, marks included.
+    """
+    aim = room - reserve
+    while True:
+        tokens, fits = settle(items, aim, mark, per_item, count, marks)
+        tokens += gaps()
+        if tokens <= room:
+            return tokens
+        if not fits:
+            break
+        # A mark takes more than was thought: of some tokenizers, that of a shorter text is longer.
+        aim -= tokens - room
+    spare = [item for item in items if item.spare and item.protected][::-1]
+    for item in items:
+        item.shown = _shortest(item, count)
+    while (tokens := _standing(items, per_item, count) + gaps()) > room and spare:
+        spare.pop().shown = None
+    return tokens
+
+
+def least(items: Sequence[Item], per_item: int, count: Count, gaps: Callable[[], int]) -> int:
+    """Show of items that must stay the shortest form and of others nothing; the tokens of that, marks included."""
+    for item in items:
+        item.shown = None if item.spare else _shortest(item, count)
+    return _standing(items, per_item, count) + gaps()
+
+
+def _shortest(item: Item, count: Count) -> Form | None:
+    return min(item.protected, key=lambda form: form.tokens(count), default=None)
+
+
+def _standing(items: Sequence[Item], per_item: int, count: Count) -> int:
+    return sum([item.shown.tokens(count) + per_item for item in items if item.shown is not None])
 
 
 def settle(
@@ -206,10 +268,35 @@ def record(items: Sequence[Item], noun: str, count: Count) -> list[Elision]:
 
 
 def full_tokens(text: str, count: Count) -> int:
-    """Tokens of a text that was cut; of a long one estimated from its beginning, since encoding it takes seconds."""
-    if len(text) <= COUNTED_CHARS:
-        return count(text)
-    return count(text[:COUNTED_CHARS]) * len(text) // COUNTED_CHARS
+    """Tokens of a text that was cut; of a long one estimated from its beginning, since encoding it takes seconds.
+
+    The number is kept here, so that whoever counts need not keep what no prompt shows.
+    """
+    tokens: int | None = _full.get((text, count))
+    if tokens is None:
+        beginning = text[:COUNTED_CHARS]
+        tokens = count(beginning)
+        if beginning != text:
+            tokens = tokens * len(text) // COUNTED_CHARS
+        _full.put((text, count), tokens, len(text) + 100)
+    return tokens
+
+
+def answer_tokens(exchange: Exchange, count: Count) -> int:
+    """Tokens of an exchange's whole answer; of one that the environment cut, estimated from what it left."""
+    tokens = full_tokens(exchange.observation, count)
+    return max(tokens, tokens * exchange.full_chars // max(len(exchange.observation), 1))
+
+
+def cut_before(exchanges: Sequence[Exchange], count: Count) -> list[Elision]:
+    """The record of those shown answers that the environment had cut before any policy saw them."""
+    cut = [exchange for exchange in exchanges if exchange.full_chars]
+    if not cut:
+        return []
+    first, last = cut[0].step, cut[-1].step
+    what = f"answer of exchange {first}" if len(cut) == 1 else f"answers of {len(cut)} exchanges, {first} to {last}"
+    saved = sum(answer_tokens(exchange, count) - full_tokens(exchange.observation, count) for exchange in cut)
+    return [Elision(what, "head_tail", saved, "cut by the environment")]
 
 
 def _subject(what: str, noun: str, names: Sequence[str]) -> str:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from nbagent_context.cache import Cache
 from nbagent_context.cut import first_line, head_tail
-from nbagent_context.elide import HIGH, LOW, SURVIVES_CHARS, Form, Forms, Item, full_tokens, record, settle
-from nbagent_context.history import last_line, newest_error
+from nbagent_context.elide import (
+    HIGH,
+    LOW,
+    SURVIVES_CHARS,
+    Form,
+    Forms,
+    Item,
+    cut_before,
+    fit,
+    full_tokens,
+    least,
+    record,
+)
+from nbagent_context.exception import exception_of, head_line_tail
+from nbagent_context.history import newest_error, newest_output
 from nbagent_context.images import newest_images
 from nbagent_context.types import (
     Brief,
@@ -33,7 +47,7 @@ def exchange_item(exchange: Exchange, must: bool, recent: bool) -> Item:
     """An exchange as an item of two texts, protected where it `must` keep something or is `recent`."""
     kept: Forms | None = _made.get(exchange)
     if kept is None:
-        answer = last_line(exchange.observation) if exchange.failed else exchange.observation
+        answer = exception_of(exchange) or exchange.observation
         answer = answer.replace(f"[{exchange.cell_id}]\n", f"[{exchange.cell_id}] ", 1)
         short = head_tail(exchange.text, SURVIVES_CHARS), first_line(answer, LINE_CHARS)
         full = Form((exchange.text, exchange.observation))
@@ -44,23 +58,25 @@ def exchange_item(exchange: Exchange, must: bool, recent: bool) -> Item:
         return Item(str(exchange.step), kept)
     smaller = [_cut(exchange, size, "budget") for size in (OUTPUT_CHARS // 2, OUTPUT_CHARS // 4, SURVIVES_CHARS)]
     forms = [kept.whole, *smaller] if must else [kept.whole, *smaller, kept.line]
-    return Item(str(exchange.step), kept, tuple(dict.fromkeys(forms)))
+    return Item(str(exchange.step), kept, tuple(dict.fromkeys(forms)), spare=not must)
 
 
 def _cut(exchange: Exchange, chars: int, why: str) -> Form:
-    texts = head_tail(exchange.text, chars), head_tail(exchange.observation, chars)
+    answer = head_line_tail(exchange.observation, chars, exception_of(exchange))
+    texts = head_tail(exchange.text, chars), answer
     return Form(texts, "", "head_tail", why) if texts != (exchange.text, exchange.observation) else Form(texts)
 
 
 def items_of(exchanges: Sequence[Exchange], start: int, keep: int, notebook: Notebook) -> list[Item]:
-    """Exchanges from number `start` on, and the newest error that still stands, wherever it is.
+    """Exchanges from number `start` on, and wherever they are the newest output and the newest error that still stands.
 
-    The newest `keep` may shrink but stay, the newest one and the error keep head and tail.
+    Those two and the newest exchange keep head and tail; of the newest `keep` at least a line stays while it fits.
     """
-    error = newest_error(exchanges, notebook)
-    shown = [error] if error and error not in exchanges[start:] else []
-    newest, last = exchanges[-1:], exchanges[-keep:] if keep else []
-    return [exchange_item(e, e is error or e in newest, e in last) for e in [*shown, *exchanges[start:]]]
+    error, output = newest_error(exchanges, notebook), newest_output(exchanges, notebook)
+    must = {e.step for e in (error, output, *exchanges[-1:]) if e is not None}
+    last = {e.step for e in exchanges[-keep:]} if keep else set()
+    shown = [*(e for e in exchanges[:start] if e.step in must), *exchanges[start:]]
+    return [exchange_item(e, e.step in must, e.step in last) for e in shown]
 
 
 def conversation(
@@ -90,31 +106,43 @@ def conversation(
     Raises:
         BudgetTooSmall: what must survive does not fit.
     """
-    images, left_out = newest_images(notebook, exchanges, budget)
     system = [brief.instruction] if brief.instruction else []
-    mark = count(_gap(100_000, 100_000))
-    fixed = budget.per_message * (1 + len(system)) + budget.image_tokens * len(images)
+    fixed = budget.per_message * (1 + len(system))
     fixed += sum(count(text) for text in [*system, brief.task, *opening, *ending] if text)
-    # Exchanges that are no items leave two gaps at most, with an error that is kept between them.
-    fixed += 2 * mark
-    _, fits = settle(items, budget.tokens - fixed, mark, 2 * budget.per_message, count, marks)
+    per_item = 2 * budget.per_message
+
+    def gaps() -> int:
+        return sum(count(gap) for _, gap in _shown(items) if gap)
+
+    needed = fixed + least(items, per_item, count, gaps)
+    if needed > budget.tokens:
+        raise BudgetTooSmall(needed, budget.tokens)
+    images, left_out = newest_images(notebook, exchanges, budget, budget.tokens - needed)
+    room = budget.tokens - fixed - budget.image_tokens * len(images)
+    mark = count(_gap(100_000, 100_001))
+    # What is no item leaves three gaps at most, with an error and an output that are kept between them. They are
+    # reserved all the time, so that the room, and with it what goes, is the same from one prompt to the next.
+    fit(items, room, mark, per_item, count, gaps, 3 * mark, marks)
     messages = [message("system", system)] if system else []
     messages.append(message("user", [brief.task, *opening]))
-    following = 0
-    for item in items:
-        if item.shown is None:
-            continue
-        step = int(item.name)
-        if step > following:
-            messages[-1]["content"] += message("", [_gap(following, step - 1)])["content"]
-        following = step + 1
-        text, answer = item.shown.texts
+    kept = list(_shown(items))
+    for form, gap in kept:
+        messages[-1]["content"] += message("", [gap])["content"]
+        text, answer = form.texts
         messages += [message("assistant", [text]), message("user", [answer])]
     messages[-1]["content"] += [*images, *message("", ending)["content"]]
     tokens = measure(messages, budget, count)
-    if not fits and tokens > budget.tokens:
-        raise BudgetTooSmall(tokens, budget.tokens)
-    return Window(tuple(messages), tokens, (*record(items, "exchange", count), *left_out))
+    seen = {item.name for item in items if item.shown is not None}
+    cut = cut_before([exchange for exchange in exchanges if str(exchange.step) in seen], count)
+    return Window(tuple(messages), tokens, (*record(items, "exchange", count), *cut, *left_out))
+
+
+def _shown(items: Sequence[Item]) -> Iterator[tuple[Form, str]]:
+    """What is shown of items, each with the mark that stands before it for what is not; '' for none."""
+    shown = [(int(item.name), item.shown) for item in items if item.shown is not None]
+    for (before, _), (step, form) in pairwise([(-1, None), *shown]):
+        assert form is not None
+        yield form, _gap(before + 1, step - 1) if step > before + 1 else ""
 
 
 def _gap(first: int, last: int) -> str:
@@ -127,7 +155,8 @@ def ending_of(notice: str) -> list[str]:
 
 
 def left_behind(exchanges: Sequence[Exchange], items: Sequence[Item], why: str, count: Count) -> Elision:
-    """The record of exchanges that are no items any more; an error among them that is one is not counted."""
-    gone = [exchange for exchange in exchanges if str(exchange.step) != items[0].name]
-    saved = sum(full_tokens(text, count) for exchange in gone for text in (exchange.text, exchange.observation) if text)
+    """The record of exchanges that are no items any more; those among them that are kept all the same do not count."""
+    kept = {item.name for item in items}
+    gone = [exchange for exchange in exchanges if str(exchange.step) not in kept]
+    saved = sum(full_tokens(text, count) for exchange in gone for text in (exchange.text, exchange.observation))
     return Elision(f"{len(gone)} exchanges before step {len(exchanges)}", "dropped", saved, why)

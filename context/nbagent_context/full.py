@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nbagent_context.elide import cut_before
 from nbagent_context.exchanges import ending_of
 from nbagent_context.images import newest_images
 from nbagent_context.types import (
@@ -37,9 +38,11 @@ class Full:
         messages.append(message("user", [brief.task]))
         for exchange in exchanges:
             messages += [message("assistant", [exchange.text]), message("user", [exchange.observation])]
-        images, left_out = newest_images(notebook, exchanges, budget)
-        messages[-1]["content"] += [*images, *message("", ending_of(notice))["content"]]
-        tokens = measure(messages, budget, count)
+        ending = message("", ending_of(notice))["content"]
+        tokens = measure([*messages, {"content": ending}], budget, count) - budget.per_message
         if tokens > budget.tokens:
             raise BudgetTooSmall(tokens, budget.tokens)
-        return Window(tuple(messages), tokens, tuple(left_out))
+        images, left_out = newest_images(notebook, exchanges, budget, budget.tokens - tokens)
+        messages[-1]["content"] += [*images, *ending]
+        tokens += budget.image_tokens * len(images)
+        return Window(tuple(messages), tokens, (*cut_before(exchanges, count), *left_out))

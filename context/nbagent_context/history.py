@@ -32,8 +32,3 @@ def newest_output(exchanges: Sequence[Exchange], notebook: Notebook) -> Exchange
     """The last step that ran a cell whose outputs the notebook has."""
     with_output = {cell["id"] for cell in notebook["cells"] if cell.get("outputs")}
     return next((e for e in reversed(exchanges) if e.tool == "run_cell" and e.cell_id in with_output), None)
-
-
-def last_line(text: str) -> str:
-    """The last line that is not empty: of an error, the exception."""
-    return text.rstrip().rsplit("\n", 1)[-1].strip()

@@ -123,14 +123,17 @@ def _scaled(text: str) -> str | None:
 
 
 def newest_images(
-    notebook: Mapping[str, Any], exchanges: Sequence[Exchange], budget: Budget
+    notebook: Mapping[str, Any], exchanges: Sequence[Exchange], budget: Budget, room: int
 ) -> tuple[list[dict[str, Any]], list[Elision]]:
-    """Images of the newest exchange's cell as parts, as many as take half of the budget at most; those left out."""
+    """Images of the newest exchange's cell as parts, and the record of those left out.
+
+    They take half of the budget at most, and no more than `room`: what the text that must survive leaves.
+    """
     if not budget.image_tokens or not exchanges:
         return [], []
     name = exchanges[-1].cell_id
     parts = next((image_parts(cell) for cell in notebook["cells"] if cell["id"] == name), [])
-    most = min(MOST_IMAGES, budget.tokens // 2 // budget.image_tokens)
+    most = min(MOST_IMAGES, max(min(budget.tokens // 2, room), 0) // budget.image_tokens)
     gone = len(parts) - most
     if gone <= 0:
         return parts, []

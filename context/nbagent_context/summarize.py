@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from nbagent_context.cut import head_tail
-from nbagent_context.elide import HIGH
+from nbagent_context.elide import HIGH, full_tokens
 from nbagent_context.exchanges import conversation, ending_of, items_of, left_behind
 from nbagent_context.history import memories_of
 from nbagent_context.types import (
@@ -17,6 +17,7 @@ from nbagent_context.types import (
     Budget,
     BudgetTooSmall,
     Count,
+    Elision,
     History,
     Notebook,
     SummaryRequest,
@@ -61,28 +62,40 @@ class Summarize:
         """
         exchanges, memories = exchanges_of(history), memories_of(history)
         covered = memories[-1].covers if memories else 0
-        text = _fitting(memories[-1].text, self.max_tokens, count) if memories else ""
-        opening = [f"\nYour memory of steps 0 to {covered - 1}:\n{text}"] if text else []
+        written = memories[-1].text if memories else ""
+        fitting = _fitting(written, self.max_tokens, count)
+        opening = _opening(fitting, covered)
         items = items_of(exchanges, covered, self.keep, notebook)
         if len(exchanges) - covered > self.keep and len(memories) < self.max_summaries:
             fixed = sum(count(part) for part in [brief.instruction, brief.task, *opening] if part)
             room = budget.tokens - 2 * budget.per_message - fixed
             if sum(item.kept.sizes(count)[1] + 2 * budget.per_message for item in items) > self.threshold * room:
-                request = self._request(brief, notebook, history, opening, covered, budget, count)
+                request = self._request(brief, notebook, history, notice, opening, covered, budget, count)
                 if request is not None:
                     return request
-        made = conversation(brief, opening, items, ending_of(notice), notebook, exchanges, budget, count)
+        for text in _shorter(fitting):
+            try:
+                opening = _opening(text, covered)
+                made = conversation(brief, opening, items, ending_of(notice), notebook, exchanges, budget, count)
+                break
+            except BudgetTooSmall:
+                # The memory need not survive; what must does without it, or not at all.
+                if not text:
+                    raise
         if not covered:
             return made
-        aged = left_behind(exchanges[:covered], items, "replaced by a memory" if text else "no memory", count)
+        aged = left_behind(exchanges[:covered], items, "replaced by a memory" if written else "no memory", count)
+        # What is lost of the memory itself is lost of what it replaced.
         aged = replace(aged, tokens_saved=aged.tokens_saved - sum(map(count, opening)))
-        return replace(made, elisions=(aged, *made.elisions))
+        cut = [_cut(written, text, "size" if text == fitting else "budget", count)] if text != written else []
+        return replace(made, elisions=(aged, *cut, *made.elisions))
 
     def _request(
         self,
         brief: Brief,
         notebook: Notebook,
         history: History,
+        notice: str,
         opening: list[str],
         covered: int,
         budget: Budget,
@@ -92,7 +105,10 @@ class Summarize:
         exchanges = exchanges_of(history)
         covers = len(exchanges) - self.keep
         ask = ASK.format(first=covered, last=covers - 1, tokens=self.max_tokens)
-        room = replace(budget, tokens=budget.tokens - self.max_tokens, image_tokens=0)
+        # The prompt after it has the memory's heading and the notice where this one has the question.
+        after = sum(count(part) for part in [*_opening(" ", covers), *ending_of(notice)])
+        taken = self.max_tokens + max(after - count(ask), 0)
+        room = replace(budget, tokens=budget.tokens - taken, image_tokens=0)
         items = items_of(exchanges, covered, self.keep, notebook)
         try:
             made = conversation(brief, opening, items, [ask], notebook, exchanges, room, count, (1, 1))
@@ -103,11 +119,23 @@ class Summarize:
         )
 
 
+def _opening(text: str, covered: int) -> list[str]:
+    return [f"\nYour memory of steps 0 to {covered - 1}:\n{text}"] if text else []
+
+
 def _fitting(text: str, tokens: int, count: Count) -> str:
     """The memory, cut where the model wrote more than it was asked for."""
-    while (taken := count(text)) > tokens:
+    while text and (taken := count(text)) > tokens:
         shorter = head_tail(text, len(text) * tokens // taken)
-        if len(shorter) >= len(text):
-            return text[: max(len(text) * tokens // taken, 1)]
-        text = shorter
+        text = shorter if len(shorter) < len(text) else text[: min(len(text) * tokens // taken, len(text) - 1)]
     return text
+
+
+def _shorter(text: str) -> list[str]:
+    """A memory at every length, the whole first, nothing last."""
+    return list(dict.fromkeys([text, *(head_tail(text, len(text) // part) for part in (2, 4)), ""]))
+
+
+def _cut(written: str, shown: str, why: str, count: Count) -> Elision:
+    saved = full_tokens(written, count) - (count(shown) if shown else 0)
+    return Elision("memory", "head_tail" if shown else "dropped", saved, why)

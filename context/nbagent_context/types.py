@@ -51,6 +51,10 @@ class Exchange:
     """What the model wrote around its action; '' where it wrote nothing else."""
     failed: bool = False
     """True when a cell raised, ran out of time or took its kernel along, and when the text was no action."""
+    exception: str = ""
+    """Of a cell that raised: the exception's name and the first line of its message, in one line."""
+    full_chars: int = 0
+    """Characters of the whole answer, where the environment cut it before it came here; 0: it did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,8 @@ class Elision:
     estimated from its beginning."""
     why: str
     """age (older than the last k), size (longer than one output may be), budget (would not fit), replaced by a memory,
-    no memory (a memory was asked for, and the answer was empty)."""
+    no memory (a memory was asked for, and the answer was empty), cut by the environment (an answer longer than an
+    observation may be, before any policy saw it; what that saved is estimated from its length)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +144,7 @@ class BudgetTooSmall(ValueError):
     """Even what must survive does not fit.
 
     Attributes:
-        needed: tokens that the smallest prompt takes.
+        needed: tokens that the smallest prompt takes; a budget of so many is kept.
         budget: tokens there are.
     """
 

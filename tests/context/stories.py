@@ -85,6 +85,12 @@ class Story:
         self.history.append(Exchange(self.steps, text, tool, answer, cell, shown, short, thought, failed))
         self.steps += 1
 
+    def again(self):
+        """The same, with a history of its own to add to."""
+        other = Story()
+        other.cells, other.history, other.made, other.steps = self.cells, list(self.history), self.made, self.steps
+        return other
+
     def remember(self, request, text):
         self.history.append(Memory(text, request.covers, self.steps))
 
