@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -14,6 +16,12 @@ FILES = 1000
 """Most files of one attempt."""
 FOLDERS = 200
 """Most folders that are looked into."""
+KEEP_S = 60.0
+"""Seconds for all files of one attempt: whoever answers for them may be stopped, or made slow, by the agent's code."""
+NAME_BYTES, PATH_BYTES = 255, 1000
+"""Longest names and paths that are kept."""
+_UNFIT = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENOENT}
+"""What a name can be at fault for; all else that writing fails of is the run folder's."""
 _log = logging.getLogger(__name__)
 
 
@@ -22,14 +30,24 @@ async def keep_artefacts(session: Session, capsule: Path | None, folder: Path, m
 
     A capsule's file is taken as unchanged where its size is the same and, up to `SHARED_BYTES`, its content too. Names
     and contents are an agent's: nothing is written outside of `folder`, no link is made or followed. What is too large
-    for what is left of `max_bytes` is left out with a warning.
+    for what is left of `max_bytes`, or not there within KEEP_S seconds, is left out with a warning.
 
     Raises:
         OSError: the run folder cannot be written.
         KernelError: the session failed on the host's side.
     """
     kept: list[str] = []
-    left = max_bytes
+    try:
+        async with asyncio.timeout(KEEP_S):
+            await _keep(session, capsule, folder, max_bytes, kept)
+    except TimeoutError:
+        _log.warning("%s: %d files were kept in %g s; the rest is left out", folder.name, len(kept), KEEP_S)
+    except BrokenPipeError as error:
+        _log.warning("%s: %d files were kept; the rest is left out: %s", folder.name, len(kept), error.strerror)
+    return kept
+
+
+async def _keep(session: Session, capsule: Path | None, folder: Path, left: int, kept: list[str]) -> None:
     async for entry in _walk(session):
         place = _inside(entry.path)
         if place is None or len(kept) == FILES:
@@ -37,20 +55,35 @@ async def keep_artefacts(session: Session, capsule: Path | None, folder: Path, m
         if entry.size > left:
             _log.warning("%s: %d bytes are more than may still be kept", ascii(entry.path), entry.size)
             continue
-        before = capsule / place if capsule is not None else None
-        same = before is not None and before.is_file() and before.stat().st_size == entry.size
-        if same and entry.size >= SHARED_BYTES:
+        before = _of_size(capsule / place, entry.size) if capsule is not None else None
+        if before is not None and entry.size >= SHARED_BYTES:
             continue
         try:
             content = await session.read(entry.path, left)
-        except OSError:
+        except (BrokenPipeError, TimeoutError):
+            raise
+        except (OSError, ValueError):
             continue  # a link, a pipe, or gone meanwhile
-        if same and before is not None and content == before.read_bytes():
+        if before is not None and content == before.read_bytes():
             continue
-        _write(folder / place, content)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(folder / place, content)
+        except OSError as error:
+            if error.errno not in _UNFIT:
+                raise
+            _log.warning("%s is left out: %s", ascii(entry.path), error.strerror)
+            continue
         left -= len(content)
         kept.append(str(place))
-    return kept
+
+
+def _of_size(path: Path, size: int) -> Path | None:
+    """A capsule's file, if it is there and of this size; None also where no file can have such a name."""
+    try:
+        return path if path.is_file() and path.stat().st_size == size else None
+    except OSError:
+        return None
 
 
 async def _walk(session: Session) -> AsyncIterator[FileEntry]:
@@ -60,7 +93,9 @@ async def _walk(session: Session) -> AsyncIterator[FileEntry]:
             return
         try:
             entries = await session.list(folders.pop(0))
-        except OSError:
+        except (BrokenPipeError, TimeoutError):
+            raise
+        except (OSError, ValueError):
             continue
         folders += [entry.path for entry in entries if entry.is_dir]
         for entry in entries:
@@ -72,7 +107,9 @@ def _inside(path: str) -> PurePosixPath | None:
     """A path that stays below the folder it is put in and that any file system takes; None for any other."""
     place = PurePosixPath(path)
     parts = place.parts
-    if place.is_absolute() or not parts or ".." in parts or not path.isprintable() or len(os.fsencode(path)) > 1000:
+    if place.is_absolute() or not parts or ".." in parts or not path.isprintable():
+        return None
+    if len(os.fsencode(path)) > PATH_BYTES or any(len(os.fsencode(part)) > NAME_BYTES for part in parts):
         return None
     return place
 
