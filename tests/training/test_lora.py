@@ -74,3 +74,10 @@ def test_merged_weights_have_the_names_of_the_plain_model(tiny):
 def test_unknown_targets_are_refused(tiny):
     with pytest.raises(UsageError, match=r"lora.targets: .*nothing"):
         add_lora(tiny, Lora(rank=2, targets=("nothing",)))
+
+
+def test_the_output_layer_gets_no_adapter(tiny):
+    tiny.config.tie_word_embeddings = False
+    tiny.lm_head.weight = torch.nn.Parameter(tiny.lm_head.weight.detach().clone())
+    with pytest.raises(UsageError, match=r"lora.targets: lm_head is the output layer, .* leave it out"):
+        add_lora(tiny, Lora(rank=2, targets=("q_proj", "lm_head")))

@@ -2,12 +2,24 @@
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    AttentionInterface,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from nbagent.errors import UsageError
-from nbagent_training.attention import forest_of, use_own_attention
+from nbagent_training.attention import NAME, forest_attention, forest_of, use_own_attention
 from nbagent_training.packing import pack
-from nbagent_training.scores import check_scores, scoring, token_scores, unseen
+from nbagent_training.scores import check_lengths, check_scores, scoring, token_scores, unseen
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 SMALL |= {"num_key_value_heads": 2, "head_dim": 8, "vocab_size": 320, "pad_token_id": 0}
@@ -73,16 +85,112 @@ def test_scores_are_the_sampling_threads_only_while_scoring(tiny):
         assert torch.equal(tiny(ids).logits, before)
 
 
-def test_a_model_that_caps_its_logits_is_refused():
-    config = Gemma2Config(**SMALL, final_logit_softcapping=0.5, sliding_window=4096)
-    model = Gemma2ForCausalLM(config)
+def with_own_attention(model, sharp=1.0):
+    """Weights of a new model are so small that it hardly attends; made larger, differences show."""
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim == 2:
+                p.mul_(sharp)
     use_own_attention(model)
+    return model
+
+
+def test_a_model_that_caps_its_logits_is_refused():
+    config = Gemma2Config(**SMALL, final_logit_softcapping=0.5, attn_logit_softcapping=None, sliding_window=4096)
     with pytest.raises(UsageError, match="Gemma2ForCausalLM: its log-probs cannot be computed"):
+        check_scores(with_own_attention(Gemma2ForCausalLM(config)))
+
+
+def test_capped_attention_is_refused():
+    config = Gemma2Config(**SMALL, final_logit_softcapping=None, attn_logit_softcapping=50.0, sliding_window=4096)
+    model = with_own_attention(Gemma2ForCausalLM(config))
+    with pytest.raises(UsageError, match="Gemma2Attention asks for softcap in its attention"):
+        check_scores(model)
+    with pytest.raises(UsageError, match="asks for softcap"):
+        model(torch.tensor([[5, 6, 7]]))
+
+
+def test_attention_sinks_are_refused():
+    config = GptOssConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2, sliding_window=4096)
+    with pytest.raises(UsageError, match="GptOssAttention asks for s_aux in its attention"):
+        check_scores(with_own_attention(GptOssForCausalLM(config)))
+
+
+@pytest.mark.parametrize("sharp", [1.0, 6.0])
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (Qwen3Config(**SMALL), Qwen3ForCausalLM),
+        (LlamaConfig(**SMALL), LlamaForCausalLM),
+        (MistralConfig(**SMALL, sliding_window=64), MistralForCausalLM),
+        (Gemma2Config(**SMALL, final_logit_softcapping=None, attn_logit_softcapping=None), Gemma2ForCausalLM),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_models_with_plain_attention_pass(config, kind, sharp):
+    torch.manual_seed(0)
+    model = with_own_attention(kind(config), sharp)
+    check_scores(model)
+    assert (model.training, model.config._attn_implementation) == (True, "nbagent")
+
+
+@pytest.mark.parametrize("sharp", [1.0, 6.0])
+def test_attention_is_compared_with_the_models_own(sharp):
+    """Not with itself: attention that is wrong in the same way for rows alone and rows packed is found."""
+    torch.manual_seed(0)
+    model = with_own_attention(Qwen3ForCausalLM(Qwen3Config(**SMALL)), sharp)
+
+    def twice(module, query, key, value, mask, scaling, **more):
+        return forest_attention(module, query, key, value, mask, 2 * scaling, **more)
+
+    try:
+        AttentionInterface.register(NAME, twice)
+        with pytest.raises(UsageError, match="its log-probs cannot be computed"):
+            check_scores(model)
+    finally:
+        use_own_attention(model)
+    check_scores(model)
+
+
+@pytest.mark.parametrize(
+    "positions",
+    [
+        {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4},
+        {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [8.0] * 4, "rope_theta": 1e4}
+        | {"original_max_position_embeddings": 64, "factor": 4.0},
+    ],
+    ids=lambda positions: positions["rope_type"],
+)
+def test_positions_that_change_with_the_longest_row_are_refused(positions):
+    model = with_own_attention(Qwen3ForCausalLM(Qwen3Config(**SMALL, rope_parameters=positions)))
+    with pytest.raises(UsageError, match=f"its positions \\({positions['rope_type']}\\) change"):
         check_scores(model)
 
 
-def test_a_window_shorter_than_a_row_is_refused():
-    model = MistralForCausalLM(MistralConfig(**SMALL, sliding_window=4))
-    use_own_attention(model)
-    with pytest.raises(UsageError, match="within a window of 4 tokens"):
-        forward(model, pack([(tuple(range(10)), (5,))]), "sdpa")
+def test_a_window_is_held_against_rows_and_not_against_what_is_packed():
+    model = with_own_attention(MistralForCausalLM(MistralConfig(**SMALL, sliding_window=16)))
+    rows = [(tuple(range(i, i + 10)), (5, 6)) for i in range(10, 60, 10)]
+    assert len(pack(rows)) > 2 * 16
+    forward(model, pack(rows), "sdpa")
+    with pytest.raises(UsageError, match=r"within a window of 16 tokens, .* a row has 21"):
+        forward(model, pack([*rows, (tuple(range(20)), (5,))]), "sdpa")
+
+
+def test_a_window_that_a_row_may_exceed_is_refused_before_training():
+    model = MistralForCausalLM(MistralConfig(**SMALL, sliding_window=64))
+    check_lengths(model, 64)
+    check_lengths(model)
+    with pytest.raises(UsageError, match=r"window of 64 tokens, .* rows may have 65.*--max-model-len 64"):
+        check_lengths(model, 65)
+    check_lengths(Qwen3ForCausalLM(Qwen3Config(**SMALL, sliding_window=64)), 4096)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_adapters_on_the_output_layer_are_refused():
+    from peft import LoraConfig, get_peft_model
+
+    for tied, targets, named in ((False, ["lm_head"], "lm_head"), (True, ["embed_tokens"], "embed_tokens")):
+        model = with_own_attention(Qwen3ForCausalLM(Qwen3Config(**SMALL, tie_word_embeddings=tied)))
+        adapted = get_peft_model(model, LoraConfig(r=2, target_modules=[*targets, "q_proj"], task_type="CAUSAL_LM"))
+        with pytest.raises(UsageError, match=f"lora.targets: {named} is the output layer"):
+            check_scores(adapted)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 HIDDEN = -1e4
 """Added to the score of what is not seen: exp(-1e4) is 0."""
 NAME = "nbagent"
+PASSED_ON = frozenset({"position_ids", "cache_position", "use_cache", "num_items_in_batch", "output_router_logits"})
+"""What models hand to their attention that attention does not read."""
 BLOCK = 512
 """Queries at a time on a CPU: above the diagonal of a long segment little is computed in vain."""
 
@@ -41,7 +43,7 @@ def dense_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
-    **more: Any,
+    dropout: float = 0.0,
 ) -> tuple[torch.Tensor, None]:
     """softmax(q kᵀ · scaling + mask) v, in the signature of Transformers' attention functions.
 
@@ -52,7 +54,7 @@ def dense_attention(
         value: (B, G, S, D).
         attention_mask: (B, 1, T, S), added to the scores; None for none.
         scaling: of the scores.
-        more: unused.
+        dropout: share of the weights that are set to 0.
 
     Returns:
         (B, T, H, D), and None in the place of the weights.
@@ -66,6 +68,8 @@ def dense_attention(
         # Bounded: in bfloat16 the mask's least number is minus infinity; a row of padding, all masked, would be nan.
         scores = scores + attention_mask[:, :, None].clamp(min=HIDDEN).to(scores.dtype)
     weights = torch.softmax(scores, -1).to(value.dtype).view(rows * groups, heads // groups * length, seen)
+    if dropout:
+        weights = torch.nn.functional.dropout(weights, dropout)
     out = torch.bmm(weights, value.reshape(rows * groups, seen, width))
     return out.view(rows, heads, length, width).transpose(1, 2).contiguous(), None
 
@@ -80,14 +84,17 @@ class Forest:
     """For each piece its ancestors and itself."""
     masks: tuple[torch.Tensor | None, ...]
     """For each piece (1, 1, queries, keys), True where seen; None for a root, which is plainly causal."""
+    longest: int
+    """Tokens of the longest of the rows that the tree row holds."""
     blocks: Any = None
     """FlexAttention's block mask; None: attend piece by piece."""
 
 
 def forest_of(row: TreeRow, device: torch.device, kernel: Kernel = "sdpa") -> Forest:
     """The attention of a tree row on a device."""
+    longest = max(row.positions, default=-1) + 1
     if kernel == "flex":
-        return Forest([], (), (), _block_mask(row, device))
+        return Forest([], (), (), longest, _block_mask(row, device))
     lengths: list[int] = []
     lineages: list[tuple[int, ...]] = []
     last: list[int] = []
@@ -105,7 +112,7 @@ def forest_of(row: TreeRow, device: torch.device, kernel: Kernel = "sdpa") -> Fo
         own, seen = lengths[line[-1]], sum(lengths[p] for p in line)
         whole = torch.ones(1, 1, own, seen, dtype=torch.bool, device=device)
         masks.append(whole.tril(seen - own) if len(line) > 1 else None)
-    return Forest(lengths, tuple(lineages), tuple(masks))
+    return Forest(lengths, tuple(lineages), tuple(masks), longest)
 
 
 def forest_attention(
@@ -117,22 +124,32 @@ def forest_attention(
     scaling: float,
     forest: Forest | None = None,
     sliding_window: int | None = None,
+    dropout: float = 0.0,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """As `dense_attention`; over one tree row (B = 1) where `forest` is given, and then without a mask.
 
     Raises:
-        UsageError: the layer sees a sliding window only.
+        UsageError: the layer asks for more than that: capped scores, attention sinks, a window shorter than a row.
     """
+    strange = [
+        name for name, given in more.items() if name not in PASSED_ON and given is not None and given is not False
+    ]
+    strange += ["dropout"] if dropout and forest is not None else []
+    if strange:
+        raise UsageError(
+            f"{type(module).__name__} asks for {', '.join(strange)} in its attention, which the trainer does not "
+            "compute; train a model of the Llama or Qwen families"
+        )
     if forest is None:
         if query.device.type == "cpu":
-            return dense_attention(module, query, key, value, attention_mask, scaling)
-        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
+            return dense_attention(module, query, key, value, attention_mask, scaling, dropout)
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling)
         return out, None
-    if sliding_window and sliding_window < query.shape[2]:
+    if sliding_window and sliding_window < forest.longest:
         raise UsageError(
-            f"the model attends within a window of {sliding_window} tokens, which the trainer does not do; "
-            "train a model with full attention, or with a window that no row exceeds"
+            f"the model attends within a window of {sliding_window} tokens, which the trainer does not do, and a row "
+            f"has {forest.longest}; train a model with full attention, or with a window that no row exceeds"
         )
     # Under autocast normed queries and keys are still float32.
     query, key = query.to(value.dtype), key.to(value.dtype)

@@ -93,7 +93,10 @@ def learn(
         }
         journal.add(update, {**known(logs), **took})
 
-    trainer = grpo_trainer(model, tokenizer, recipe, make_batch, out=out, seed=seed, bf16=bf16, report=logged)
+    longest = None if isinstance(practice, Recorded) else sampler.context_length
+    trainer = grpo_trainer(
+        model, tokenizer, recipe, make_batch, out=out, seed=seed, bf16=bf16, longest=longest, report=logged
+    )
     checkpoint = last_whole_checkpoint(out)
     journal.begin(step_of(checkpoint))
     try:
@@ -128,9 +131,13 @@ def grpo_trainer(
     out: Path,
     seed: int,
     bf16: bool,
+    longest: int | None = None,
     report: Callable[[int, dict[str, float]], None] | None = None,
 ) -> StepGRPOTrainer:
-    """The trainer of a recipe, the same in every process: AdamW, a rate that rises and falls linearly."""
+    """The trainer of a recipe, the same in every process: AdamW, a rate that rises and falls linearly.
+
+    No row has more than `longest` tokens, where that is known.
+    """
     use_own_attention(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)
@@ -159,6 +166,7 @@ def grpo_trainer(
         loss=recipe.loss,
         temperature=recipe.temperature,
         kernel=recipe.attention,
+        longest=longest,
         report=report,
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, scale)),
     )

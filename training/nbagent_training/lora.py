@@ -16,12 +16,14 @@ def add_lora(model: Any, settings: Lora, seed: int = 0) -> Any:
     `seed` says, whatever was drawn before: a run that was killed before its first checkpoint begins as it did.
 
     Raises:
-        UsageError: no layer of the model has a name among the targets.
+        UsageError: no layer of the model has a name among the targets, or the output layer has.
     """
     if not settings.rank:
         return model
     import torch
     from peft import LoraConfig, get_peft_model
+
+    from nbagent_training.scores import check_head
 
     config = LoraConfig(
         r=settings.rank,
@@ -34,6 +36,8 @@ def add_lora(model: Any, settings: Lora, seed: int = 0) -> Any:
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return get_peft_model(model, config)
+            adapted = get_peft_model(model, config)
     except ValueError as error:
         raise UsageError(f"lora.targets: {error}") from error
+    check_head(adapted)
+    return adapted

@@ -27,7 +27,7 @@ from nbagent_training.groups import Batch, TrainingRow
 from nbagent_training.loss_settings import Kernel, Loss
 from nbagent_training.losses import loss_and_sums
 from nbagent_training.microbatches import MicroBatch, divide, micro_batch
-from nbagent_training.scores import check_scores, scoring, unseen
+from nbagent_training.scores import check_lengths, check_scores, drop_nothing, scoring, unseen
 
 MakeBatch = Callable[[int], Batch]
 """Called once per update, on every process, with the number of updates so far; makes this process's rows."""
@@ -80,6 +80,7 @@ class StepGRPOTrainer(SealedCheckpoints, Trainer):  # type: ignore[misc]
         loss: Loss | None = None,
         temperature: float = 1.0,
         kernel: Kernel = "sdpa",
+        longest: int | None = None,
         report: Callable[[int, dict[str, float]], None] | None = None,
         **more: Any,
     ) -> None:
@@ -94,15 +95,19 @@ class StepGRPOTrainer(SealedCheckpoints, Trainer):  # type: ignore[misc]
             loss: settings of the loss.
             temperature: that the rows were sampled with; log-probs are those at this temperature.
             kernel: what computes attention.
+            longest: tokens that a row may have; None: not known, and a window is held against the rows that come.
             report: takes each log line.
             more: further arguments of Transformers' Trainer.
 
         Raises:
-            UsageError: the model cannot be trained this way (see `check_scores`), or `flex` is asked for without a GPU.
+            UsageError: the model cannot be trained this way (see `check_scores` and `check_lengths`), or `flex` is
+                asked for without a GPU.
         """
         super().__init__(model=model, args=args, processing_class=tokenizer, **more)
         if kernel == "flex" and self.accelerator.device.type != "cuda":
             raise UsageError('grpo.attention = "flex" needs a GPU; set it to "sdpa"')
+        check_lengths(model, longest)
+        drop_nothing(model)
         use_own_attention(model)
         check_scores(model)
         self.make_batch = make_batch
@@ -123,7 +128,7 @@ class StepGRPOTrainer(SealedCheckpoints, Trainer):  # type: ignore[misc]
             return self.model
         copy = type(self.model)(self.model.config)
         copy.load_state_dict(self.model.state_dict())
-        return copy.to(device=self.model.device, dtype=self.model.dtype).requires_grad_(False)
+        return copy.to(device=self.model.device, dtype=self.model.dtype).requires_grad_(False).eval()
 
     def get_train_dataloader(self) -> Any:
         """One placeholder an update: the rows are made when the update begins."""
