@@ -4,7 +4,8 @@ Two kinds of samples: groups of 8 that share a prompt of 2,000 tokens, and rows 
 Tokens are those of the rows, counted the same for both; what is computed once for many rows, or padded, is each
 trainer's own affair. On a CPU, where one thread's seconds are counted, the model is a small Qwen3 with random weights;
 on a GPU it is one of 0.6B and one of 4B parameters, and the share of the GPU's bf16 peak that the computed tokens need
-(model FLOP utilisation) is printed too.
+(model FLOP utilisation) is printed too. At 4B both trainers compute activations again in the backward pass: kept, they
+take some 170 kB a token and layer, 74 GB for the 12,096 tokens of the shared rows. FILE is written after each size.
 
     python benchmarks/speed/trainer.py [--rounds 2] [--fp32] [--json FILE]
 """
@@ -45,8 +46,12 @@ SIZES = {
     "4B": {"hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8}
     | {"head_dim": 128, "intermediate_size": 9728, "vocab_size": 151936},
 }
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
-"""Dense bf16 operations a second by the maker's data sheets."""
+RECOMPUTED = ("4B",)
+"""Sizes whose activations do not fit into 80 GB beside weights, gradients and AdamW's moments."""
+PEAKS = {"H200 NVL": 835e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12}
+PEAKS |= {"A100": 312e12, "L40S": 362e12}
+"""Dense bf16 operations a second by the maker's data sheets; the first whose words are in the device's name. A plain
+H100 is the SXM one, which calls itself "H100 80GB HBM3"."""
 
 
 def make_model(size: str) -> Any:
@@ -110,18 +115,28 @@ def _now() -> float:
     return time.process_time()
 
 
-def ours(model: Any, tokenizer: Any, rows: Sequence[TrainingRow], budget: int, bf16: bool, kernel: str) -> list[float]:
+def peak_of(device: str) -> float | None:
+    """Operations a second of a device by its name; None where it is not known, or only a part of one (MIG)."""
+    return None if "MIG" in device else next((value for key, value in PEAKS.items() if key in device), None)
+
+
+def ours(
+    model: Any, tokenizer: Any, rows: Sequence[TrainingRow], budget: int, recompute: bool, args: Any
+) -> list[float]:
     """Seconds of the measured updates of StepGRPOTrainer."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = settings(Path(folder), steps=STEPS + 1, seed=0, bf16=bf16, save_strategy="no")
+        fixed: dict[str, Any] = {"save_strategy": "no", "gradient_checkpointing": recompute}
+        arguments = settings(Path(folder), steps=STEPS + 1, seed=0, bf16=not args.fp32, **fixed)
         make_batch = lambda update: Batch(list(rows), {})  # noqa: E731
-        more: dict[str, Any] = {"token_budget": budget, "kernel": kernel, "callbacks": [clock]}
+        more: dict[str, Any] = {"token_budget": budget, "kernel": args.kernel, "callbacks": [clock]}
         StepGRPOTrainer(model, tokenizer, arguments, make_batch, **more).train()
     return clock.seconds[1:]
 
 
-def stock(model: Any, tokenizer: Any, rows: Sequence[TrainingRow], at_once: int, bf16: bool) -> list[float]:
+def stock(
+    model: Any, tokenizer: Any, rows: Sequence[TrainingRow], at_once: int, recompute: bool, bf16: bool
+) -> list[float]:
     """Seconds of the measured updates of TRL's GRPOTrainer, `at_once` rows a micro-batch; the rows are its rollouts."""
     clock = Clock()
     model.set_attn_implementation("sdpa")
@@ -145,7 +160,8 @@ def stock(model: Any, tokenizer: Any, rows: Sequence[TrainingRow], at_once: int,
             gradient_accumulation_steps=len(rows) // at_once,
             num_generations=GROUP,
             max_completion_length=256,
-            gradient_checkpointing=False,
+            gradient_checkpointing=recompute,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
             bf16=bf16,
             use_cpu=not torch.cuda.is_available(),
             report_to=[],
@@ -170,7 +186,8 @@ def flops(model: Any, rows: Sequence[TrainingRow], budget: int) -> float:
     """Operations of an update's forward and backward passes over the tokens that are computed, none counted twice.
 
     6 a parameter and token in the layers, 6 an output weight and completion token, 12 a width of the heads and pair of
-    tokens that see each other (Kaplan et al. 2020, arXiv 2001.08361, section 2.1, with the pairs counted exactly).
+    tokens that see each other (Kaplan et al. 2020, arXiv 2001.08361, section 2.1, with the pairs counted exactly). What
+    is computed again in the backward pass is not counted either.
     """
     config = model.config
     layers = sum(p.numel() for name, p in model.named_parameters() if "layers" in name)
@@ -190,12 +207,12 @@ def measure(size: str, name: str, rows: list[TrainingRow], at_once: int, args: A
     """Both trainers in turn, so that a noisy machine bears on both alike."""
     tokenizer = make_tokenizer(["import pandas as pd\n"] * 20, 320)
     gpu = torch.cuda.is_available()
-    budget = 16384 if gpu else 4096
+    budget, recompute = 16384 if gpu else 4096, size in RECOMPUTED
     seconds: dict[str, list[float]] = {"trl": [], "nbagent": []}
     for _ in range(args.rounds):
         if not args.alone:
-            seconds["trl"] += stock(make_model(size), tokenizer, rows, at_once, not args.fp32)
-        seconds["nbagent"] += ours(make_model(size), tokenizer, rows, budget, not args.fp32, args.kernel)
+            seconds["trl"] += stock(make_model(size), tokenizer, rows, at_once, recompute, not args.fp32)
+        seconds["nbagent"] += ours(make_model(size), tokenizer, rows, budget, recompute, args)
     tokens = sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
     computed = sum(micro_batch(chunk, torch.device("cpu")).ids.numel() for chunk in divide(rows, budget))
     medians = {k: statistics.median(v) for k, v in seconds.items() if v}
@@ -204,15 +221,15 @@ def measure(size: str, name: str, rows: list[TrainingRow], at_once: int, args: A
     for who, value in medians.items():
         spread = f"{min(seconds[who]):.2f} to {max(seconds[who]):.2f}"
         print(f"  {who}: {value:.2f} s an update ({spread}), {tokens / value:,.0f} tokens/s")
-    result |= {"seconds": seconds}
+    result |= {"seconds": seconds, "recompute": recompute}
     if "trl" in medians:
         result["ratio"] = ratio = medians["trl"] / medians["nbagent"]
         print(f"  nbagent / trl: {ratio:.2f} x (target {TARGETS[name]} x)")
     if gpu:
         device = torch.cuda.get_device_name()
-        peak = next((value for key, value in PEAKS.items() if key in device), None)
+        peak = peak_of(device)
         speed = flops(make_model(size), rows, budget) / medians["nbagent"]
-        result["mfu"] = speed / peak if peak else None
+        result |= {"device": device, "mfu": speed / peak if peak else None}
         print(f"  {device}: {speed / 1e12:.0f} TFLOP/s" + (f", {100 * speed / peak:.0f} % of peak" if peak else ""))
     return result
 
@@ -225,7 +242,7 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="leave TRL out")
     parser.add_argument("--kernel", choices=["sdpa", "flex"], default="sdpa", help="attention; flex on a GPU only")
     parser.add_argument("--samples", choices=["shared", "mixed"], action="append")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="results so far, written after each size")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers_logging.set_verbosity_error()
@@ -239,8 +256,8 @@ def main() -> None:
             "mixed": mixed_rows(64 if gpu else 16, vocabulary),
         }
         results += [measure(size, name, samples[name], GROUP, args) for name in args.samples or samples]
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+        if args.json:
+            args.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
