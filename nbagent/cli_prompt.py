@@ -27,7 +27,8 @@ def prompt(
 ) -> None:
     """Show what the model saw at a step, to the letter: tokens, what was cut and why, the prompt, the reply.
 
-    A step at which the model first wrote itself a memory has two prompts. A chat endpoint's prompt is its messages.
+    A step at which the model first wrote itself a memory has two prompts. A chat endpoint's prompt is its messages, and
+    of tools whose schemas went along with the request (format native) the names; images are named.
 
     Examples:
 
@@ -68,6 +69,8 @@ def described(trajectory: Trajectory, call: Call, tokenizer: Any) -> Iterator[st
         yield f"{cut['what']}: {level}, {cut['tokens_saved']:,} tokens saved ({cut['why']})"
     if not event["elisions"]:
         yield "nothing was cut"
+    if tools := _sent_along(trajectory, kind):
+        yield f"tools sent along: {', '.join(tools)}"
     if call.prompt_ids is not None:
         yield "=== prompt"
         yield from tokenizer.decode(list(call.prompt_ids), skip_special_tokens=False).split("\n")
@@ -78,6 +81,15 @@ def described(trajectory: Trajectory, call: Call, tokenizer: Any) -> Iterator[st
         yield from "".join(part.get("text", "\n[image]\n") for part in parts).split("\n")
     yield "=== reply"
     yield from event["text"].split("\n")
+
+
+def _sent_along(trajectory: Trajectory, kind: str) -> list[str]:
+    """Names of the tools whose schemas went with the request; a memory is asked for without."""
+    from nbagent.actions import action_format
+    from nbagent.tools import TOOLS, tool_name
+
+    fmt = action_format(trajectory.start["action_format"], trajectory.start["language"])
+    return [tool_name(tool) for tool in fmt.available(TOOLS)] if fmt.sends_schemas and kind == "action" else []
 
 
 def _tokenizer(folder: RunFolder, named: Path | None) -> Any:

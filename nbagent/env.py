@@ -194,6 +194,8 @@ class NotebookEnv:
             short=reply.short,
             thought=action.thought,
             failed=bool(reason) or reply.failed,
+            exception=reply.exception,
+            full_chars=reply.full_chars,
         )
         self.history.append(exchange)
         self._record(
@@ -208,6 +210,8 @@ class NotebookEnv:
             remaining_steps=self.remaining_steps,
             failed=exchange.failed,
             thought=exchange.thought,
+            **({"exception": reply.exception} if reply.exception else {}),
+            **({"full_chars": reply.full_chars} if reply.full_chars else {}),
             **self._step_reward(exchange),
             # Where the endpoint makes the calls itself, the call's text is not the action's.
             **({"action": action.text} if self.fmt.sends_schemas else {}),

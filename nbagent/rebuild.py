@@ -63,4 +63,6 @@ def _exchange(event: Event, text: str) -> Exchange:
         short=event["short"],
         thought=event.get("thought", ""),
         failed=event.get("failed", False),
+        exception=event.get("exception", ""),
+        full_chars=event.get("full_chars", 0),
     )

@@ -15,6 +15,7 @@ from nbagent.artefacts import keep_artefacts
 from nbagent.errors import InfrastructureError, StorageError
 from nbagent.notebook import CellType, NotebookDocument, UnknownCell, valid_outputs
 from nbagent_context.cut import head_tail
+from nbagent_context.exception import exception_in, head_line_tail
 from nbagent_context.render import output_text
 from nbagent_kernels import (
     CannotBranch,
@@ -49,6 +50,10 @@ class Reply:
     """True when the notebook shows the action and the whole answer."""
     failed: bool = False
     """True when a cell raised, ran out of time or took its kernel along."""
+    exception: str = ""
+    """Of a cell that raised: the exception's name and the first line of its message."""
+    full_chars: int = 0
+    """Characters of the whole observation where it was cut; 0 where it was not."""
 
 
 class Verbs:
@@ -185,9 +190,18 @@ class Verbs:
         )
         if not result.state_kept:
             self._record("kernel", step=self._step, op="lost", cause=result.cause or result.status)
-        told = self._told(result)
-        text = run_observation(outputs, self._chars, cell if self._ids else "", told)
-        return Reply(text, wording.short("run_cell", cell), cell, shown=not told, failed=result.status != "ok")
+        told, name = self._told(result), cell if self._ids else ""
+        text, full_chars = _observed(outputs, self._chars, name, told)
+        return Reply(
+            text,
+            wording.short("run_cell", cell),
+            cell,
+            shown=not told,
+            failed=result.status != "ok",
+            # What a cell raises when it is interrupted or killed is not what happened.
+            exception=exception_in(outputs) if result.status == "error" else "",
+            full_chars=full_chars,
+        )
 
     def _told(self, result: CellResult) -> list[str]:
         """What the notebook does not show of a run."""
@@ -232,9 +246,11 @@ class Verbs:
             return Reply(_path_problem(path, error), short)
         self._record("file", step=self._step, op="list", path=path, bytes=0)
         lines = [f"{e.path}/" if e.is_dir else f"{e.path} ({wording.byte_size(e.size)})" for e in entries]
+        whole = "\n".join(lines)
         if len(lines) > LISTED_ENTRIES:
             lines[LISTED_ENTRIES:] = [wording.more_entries(len(lines) - LISTED_ENTRIES)]
-        return Reply(head_tail("\n".join(lines), self._chars) or wording.EMPTY_FOLDER, short)
+        text = head_tail("\n".join(lines), self._chars)
+        return Reply(text or wording.EMPTY_FOLDER, short, full_chars=len(whole) if text != whole else 0)
 
     async def _read_file(self, path: str) -> Reply:
         short = wording.short("read_file", path)
@@ -248,10 +264,10 @@ class Verbs:
         if b"\0" in data or text.count("\ufffd") > len(text) // 20 + 1:
             more = "at least " if len(data) == READ_BYTES else ""
             return Reply(wording.binary(path, more + wording.byte_size(len(data))), short)
-        text = head_tail(text, self._chars)
-        if len(data) == READ_BYTES:
-            text += f"\n{wording.only_first(wording.byte_size(READ_BYTES))}"
-        return Reply(text or wording.EMPTY_FILE, short)
+        cut = head_tail(text, self._chars)
+        more = f"\n{wording.only_first(wording.byte_size(READ_BYTES))}" if len(data) == READ_BYTES else ""
+        full_chars = len(text) + len(more) if cut != text else 0
+        return Reply(f"{cut}{more}" or wording.EMPTY_FILE, short, full_chars=full_chars)
 
     def _insert(self, source: str, cell_type: CellType, before: str | None) -> str:
         index = len(self._document.node["cells"]) if before is None else self._document.index(before)
@@ -273,9 +289,16 @@ def run_observation(
     outputs: Sequence[Mapping[str, Any]], chars: int, cell_id: str = "", told: Sequence[str] = ()
 ) -> str:
     """What the agent reads of a cell that ran: its id where one is given, the outputs, and what they do not show."""
-    text = head_tail(output_text(outputs, cell_id), chars)
-    lines = [f"[{cell_id}]" if cell_id else "", text, *told, "" if text or told else wording.NO_OUTPUT]
-    return "\n".join(line for line in lines if line)
+    return _observed(outputs, chars, cell_id, told)[0]
+
+
+def _observed(outputs: Sequence[Mapping[str, Any]], chars: int, cell_id: str, told: Sequence[str]) -> tuple[str, int]:
+    """The same, with the characters that it would have had uncut; 0 where nothing was cut."""
+    whole = output_text(outputs, cell_id)
+    cut = head_line_tail(whole, chars, exception_in(outputs))
+    lines = [f"[{cell_id}]" if cell_id else "", cut, *told, "" if cut or told else wording.NO_OUTPUT]
+    text = "\n".join(line for line in lines if line)
+    return text, len(text) - len(cut) + len(whole) if cut != whole else 0
 
 
 def _path_problem(path: str, error: Exception) -> str:

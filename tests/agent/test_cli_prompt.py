@@ -1,5 +1,7 @@
 """`nbagent prompt`: what the model saw, from the log of a real run."""
 
+from dataclasses import replace
+
 import pytest
 from chat_endpoint import answer
 from typer.testing import CliRunner
@@ -125,6 +127,21 @@ def test_an_endpoints_messages_are_shown_and_its_control_codes_escaped(rollouts,
     ]
     assert "\\x1b[31m" in said
     assert "\x1b" not in said
+
+
+def test_what_the_environment_cut_and_the_tools_that_went_along_are_named(rollouts, task, place, endpoint):
+    run = RunFolder.create(place / "run", "")
+    for name, arguments in (("read_file", '{"path": "long.txt"}'), ("submit_answer", '{"answer": "7"}')):
+        call = {"id": "1", "function": {"name": name, "arguments": arguments}}
+        endpoint.script.append(answer("", "tool_calls", usage=(9, 5), tool_calls=[call]))
+    model = OpenAIModel(endpoint.url, "tiny", context_length=60_000)
+    rollouts.call(roll(task, "r", model, replace(settings("full"), action_format="native"), run))
+    rollouts.call(model.close())
+    lines = say(run.path, "--rollout", "r").output.splitlines()
+    assert any("lines cut" in line for line in lines)
+    assert lines[1] == "answer of exchange 0: head and tail, 88,922 tokens saved (cut by the environment)"
+    assert lines[2].startswith("tools sent along: run_cell, edit_cell, ")
+    assert lines[2].endswith("submit_answer")
 
 
 def test_what_is_not_there_is_named(rollouts, task, place):

@@ -129,6 +129,28 @@ async def test_long_observations_lose_their_middle(task, opened):
         assert text.endswith("\n998")
         assert "lines cut" in text
         assert len(text) < 300
+        assert at.env.history[-1].full_chars == len("[c1]\n" + "\n".join(map(str, range(999))))
+        assert await at.do("run_cell", code="print(1)") == "[c2]\n1"
+        assert at.env.history[-1].full_chars == 0
+        await at.do("read_file", path="long.txt")
+        await at.do("read_file", path="a.csv")
+        await at.do("run_cell", code="for i in range(300):\n    open(f'file_{i}', 'w').close()")
+        listed = await at.do("list_dir")
+        assert len(listed) < 300
+    assert [e.get("full_chars", 0) for e in at.kinds("observation")] == [3890, 0, 98_880, 0, 0, 4426]
+
+
+async def test_an_exception_keeps_its_name_and_first_line(task, opened):
+    message = "print('before\\n' * 99)\nraise ValueError('Input X has NaN.\\n' + 'See the docs on this.\\n' * 99)"
+    async with opened(task, limits={"observation_chars": 200}) as at:
+        text = await at.do("run_cell", code=message)
+        assert text.startswith("[c1]\nbefore\n")
+        assert "\nValueError: Input X has NaN.\n" in text
+        assert text.endswith("See the docs on this.\n")
+        assert await at.do("run_cell", code="1")
+    failed, worked = at.kinds("observation")
+    assert failed["exception"] == at.env.history[0].exception == "ValueError: Input X has NaN."
+    assert "exception" not in worked
 
 
 async def test_dropped_output_is_said(task, opened):

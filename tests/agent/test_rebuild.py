@@ -16,6 +16,7 @@ from nbagent.rollout import RolloutSettings, roll
 from nbagent.rollouts import Rollouts
 from nbagent.runfolder import RunFolder
 from nbagent.trajectory import Trajectory
+from nbagent.validation import problems
 from nbagent_context import text_of
 
 CODE = "import sys\nprint('\\n'.join(f'GENE{i},{i * i}' for i in range(300)))\nprint('oh', file=sys.stderr)"
@@ -95,6 +96,7 @@ def test_every_prompt_of_a_run_can_be_made_again(
     rollouts.call(roll(task, "r", model, settings, run))
     loaded = run.load("r")
     assert loaded.answer == "4"
+    assert problems(loaded.path) == []
     builder = PromptBuilder(ByteTokenizer(), context_length, 400)
     calls = list(loaded.calls())
     made = list(windows_again(loaded, builder.count))
@@ -106,6 +108,8 @@ def test_every_prompt_of_a_run_can_be_made_again(
         assert len(call.prompt_ids) <= context_length - 400
         recorded = [(e["what"], e["level"], e["tokens_saved"], e["why"]) for e in event["elisions"]]
         assert recorded == [(e.what, e.level, e.tokens_saved, e.why) for e in window.elisions]
+        read = window.messages[-1]["content"] and "line 0\nline 1\n" in text_of(window.messages[-1])
+        assert not read or "cut by the environment" in [e.why for e in window.elisions]
 
 
 @pytest.mark.parametrize("images", [False, True])
