@@ -7,6 +7,7 @@ kept from the host and from other sessions, not from each other.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -100,6 +101,15 @@ class Sandbox(Workspace):
 
         def send(frames: Frames) -> None:
             """The capsule, entry by entry."""
+            try:
+                send_entries(frames)
+                frames.say({"kind": "end"})
+            except BrokenPipeError:
+                pass  # what it says then is why it takes no more
+            frames.hear()
+
+        def send_entries(frames: Frames) -> None:
+            """Large files that anybody may read as links."""
             for entry in entries(capsule) if capsule is not None else ():
                 kind, name, source = entry
                 if kind != "file":
@@ -111,14 +121,23 @@ class Sandbox(Workspace):
                 else:
                     with open(source, "rb") as file:  # noqa: PTH123
                         send_file(frames, name, iter(lambda: file.read(READ_BYTES), b""))
-            frames.say({"kind": "end"})
-            frames.hear()
 
         try:
             await self.server.files({"verb": "make", "folder": str(self.folder)}, send)
         except OSError as error:
+            if error.strerror == os.strerror(errno.ENOSPC) or self.oom_kills():
+                raise KernelStartError(self._too_small(capsule)) from error
             raise KernelStartError(f"capsule {capsule}: {error.strerror or error}; is the folder there?") from error
         self.shared = tuple(shared)
+
+    def _too_small(self, capsule: Path | None) -> str:
+        settings, memory = self._spec.container, self._spec.limits.memory_bytes
+        work = settings.work_bytes if settings is not None else 0
+        return (
+            f"capsule {capsule}: it does not fit into a sandbox with {work >> 20} MiB of files and "
+            f"{(memory or 0) >> 20 or 'unbounded'} MiB of memory, in which files count; give it more (nbagent: "
+            "--backend docker,work=GIB,memory=GIB), or let anybody read it (chmod -R o+rX), then big files stay outside"
+        )
 
     async def list(self, path: str) -> list[FileEntry]:
         """See Session.list."""

@@ -10,7 +10,7 @@ import pytest
 from conftest import container
 from kernel_probes import text
 
-from nbagent_kernels import SessionSpec, open_session
+from nbagent_kernels import KernelStartError, Limits, SessionSpec, open_session
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.docker]
 BIG = 9 << 20
@@ -73,6 +73,19 @@ async def test_a_capsule_made_under_a_strict_umask_is_read(opened, tmp_path):
         os.umask(before)
     session = await opened(SessionSpec(preload=(), capsule=made))
     assert text((await session.execute(READ, 60)).outputs) == f"big {BIG} False\nsub/big {BIG} False\n"
+
+
+@pytest.mark.parametrize(("work", "memory"), [(64 << 20, 1 << 30), (1 << 30, 64 << 20)], ids=["files", "memory"])
+async def test_a_capsule_that_is_too_large_is_one_clear_line(tmp_path, work, memory):
+    for number in range(14):
+        (tmp_path / f"f{number}").write_bytes(b"x" * (7 << 20))
+    settings = replace(container("python"), work_bytes=work)
+    spec = SessionSpec(preload=(), container=settings, capsule=tmp_path, limits=Limits(memory_bytes=memory))
+    with pytest.raises(KernelStartError) as raised:
+        await open_session(spec, "docker")
+    said = f"it does not fit into a sandbox with {work >> 20} MiB of files and {memory >> 20} MiB of memory"
+    assert said in str(raised.value)
+    assert "--backend docker,work=GIB" in str(raised.value)
 
 
 async def test_pip_installs_wheels_that_are_mounted(tmp_path):
