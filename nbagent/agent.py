@@ -35,8 +35,10 @@ class Agent(Recipe):
     """Tokens one answer of the model may take."""
     cell_timeout_s: float = Field(default=600.0, gt=0)
     """Seconds a cell may run."""
-    backend: str = Field(default="fork", pattern=r"^(fork|local|docker(:\S+)?)$")
-    """Backend of the kernel sessions: fork, local, docker or docker:IMAGE; `docker` for a foreign model."""
+    backend: str = Field(default="fork", pattern=r"^(fork|local|docker(:[^\s,]+)?)(,(memory|cpus|work)=[\d.]+)*$")
+    """Where the kernel sessions run: fork, local, docker or docker:IMAGE; `docker` for a foreign model. What a session
+    may use can follow: docker,memory=8,cpus=2,work=4 gives it 8 GiB of memory (4 otherwise, with fork and local too),
+    2 processors (1 otherwise) and 4 GiB of files (1 otherwise), which count as memory."""
     artefact_bytes: int = Field(default=0, ge=0)
     """Bytes of the files an attempt wrote that are kept in the run folder, below artefacts/; 0: none are kept."""
     images: bool = False

@@ -5,16 +5,19 @@ from __future__ import annotations
 import functools
 import os
 import stat
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nbagent.errors import UsageError
 from nbagent_images import ImageError, ImageMissing, profile, require
-from nbagent_kernels import BACKENDS
+from nbagent_kernels import BACKENDS, Limits
 from nbagent_kernels.confinement import gaps
 from nbagent_kernels.types import ContainerSettings
 
 WHEELS = "NBAGENT_WHEELS"
 """Environment variable: a folder of wheels from which `pip install` in a container takes packages."""
+SETTINGS = ("memory", "cpus", "work")
+"""What may follow a backend's name; all but the first are a container's."""
 IMAGES = {"python": ("python", "full"), "r": ("full", "r")}
 """Language -> images that have its kernel, the first one there is taken."""
 
@@ -34,7 +37,49 @@ def not_covered(backend: str) -> str:
     )
 
 
-def choose_backend(named: str | None, what: str, ours: bool, language: str = "python") -> str:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where cells run, as `--backend` says it: `docker:IMAGE,memory=8,cpus=2,work=4`, or less; the name is enough."""
+
+    name: str
+    """In nbagent_kernels."""
+    image: str = ""
+    """Of docker; empty: one that fits the language."""
+    memory: float | None = None
+    """GiB that a session may take; None: the kernels' own limit."""
+    cpus: float | None = None
+    """Processors of a container; None: the kernels' own limit."""
+    work: float | None = None
+    """GiB of files in a container's working directory, which count as memory; None: the kernels' own limit."""
+
+    @classmethod
+    @functools.cache
+    def of(cls, backend: str) -> Place:
+        """What a text says. Raises UsageError."""
+        where, *settings = backend.split(",")
+        name, colon, image = where.partition(":")
+        if name not in BACKENDS or (colon and (name != "docker" or not image)):
+            raise UsageError(
+                f"--backend {backend}: {name} is no backend; there are: {', '.join(sorted(BACKENDS))}; docker:IMAGE "
+                "names an image"
+            )
+        known = SETTINGS if name == "docker" else SETTINGS[:1]
+        numbers: dict[str, float] = {}
+        for setting in settings:
+            key, _, number = setting.partition("=")
+            try:
+                numbers[key] = float(number)
+            except ValueError:
+                numbers[key] = 0.0
+            if key not in known or not 0 < numbers[key] < float("inf"):
+                raise UsageError(
+                    f"--backend {backend}: {setting} says nothing to {name}; it takes numbers for "
+                    f"{', '.join(known)}, such as {name},{known[-1]}=2"
+                )
+        return cls(name, image, **numbers)
+
+
+def choose_backend(named: str | None, what: str, ours: bool, language: str = "python", used: bool = True) -> str:
     """The backend for some code: the one named; else `docker`, or `fork` for code of a model made here from nothing.
 
     Args:
@@ -42,19 +87,16 @@ def choose_backend(named: str | None, what: str, ours: bool, language: str = "py
         what: whose code it is, for the message: a model or a notebook.
         ours: True where the code can do nothing that we did not teach it.
         language: of the code.
+        used: False where no session will be opened: then nobody is asked for an engine.
 
     Raises:
         UsageError: a backend that is not there, or docker without an engine or an image.
     """
     chosen = named or ("fork" if ours else "docker")
-    name, colon, image = chosen.partition(":")
-    if name not in BACKENDS or (colon and (name != "docker" or not image)):
-        raise UsageError(
-            f"--backend {chosen}: {name} is no backend; there are: {', '.join(sorted(BACKENDS))}; docker:IMAGE "
-            "names an image"
-        )
+    Place.of(chosen)
     try:
-        container_of(chosen, language)
+        if used:
+            container_of(chosen, language)
     except UsageError as error:
         others = "" if named else f"; or name --backend fork or local if {what} may run as you on this machine"
         raise UsageError(f"{error}{others}") from None
@@ -62,8 +104,14 @@ def choose_backend(named: str | None, what: str, ours: bool, language: str = "py
 
 
 def kernels_of(backend: str) -> str:
-    """The backend's name in nbagent_kernels: without the image."""
-    return backend.partition(":")[0]
+    """The backend's name in nbagent_kernels: without the image and the settings."""
+    return Place.of(backend).name
+
+
+def limits_of(backend: str, limits: Limits | None = None) -> Limits:
+    """What a session on a backend may use: these limits, or the kernels' own, with what the backend's text sets."""
+    limits, memory = limits or Limits(), Place.of(backend).memory
+    return limits if memory is None else replace(limits, memory_bytes=int(memory * (1 << 30)))
 
 
 @functools.cache
@@ -78,18 +126,21 @@ def container_of(backend: str, language: str = "python", run: str = "") -> Conta
     Raises:
         UsageError: no engine, or no image; says how to get it. Or NBAGENT_WHEELS is no folder that anybody may read.
     """
-    name, _, image = backend.partition(":")
-    if name != "docker":
+    place = Place.of(backend)
+    if place.name != "docker":
         return None
-    names = (image,) if image else IMAGES.get(language.lower(), ("full",))
+    names = (place.image,) if place.image else IMAGES.get(language.lower(), ("full",))
     missing: list[ImageError] = []
     for wanted in names:
         try:
-            return ContainerSettings(require(wanted).id, profile(), run=run, wheels=wheels())
+            made = ContainerSettings(require(wanted).id, profile(), run=run, wheels=wheels())
         except ImageMissing as error:
             missing.append(error)
         except ImageError as error:
             raise UsageError(f"backend docker: {error}") from None
+        else:
+            work = made.work_bytes if place.work is None else int(place.work * (1 << 30))
+            return replace(made, cpus=place.cpus or made.cpus, work_bytes=work)
     raise UsageError(f"backend docker: {missing[0]}")
 
 

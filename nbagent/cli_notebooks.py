@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nbagent.cli_options import BACKEND_HELP
+
 if TYPE_CHECKING:
     from nbagent.execute_notebook import Report
-
-BACKEND_HELP = (
-    "Where cells run: docker (a container; docker:IMAGE), fork (Python, quick) or local (any installed kernel)."
-)
 
 
 class ReplayAs(StrEnum):
@@ -37,9 +35,12 @@ def replay(
     tasks: Annotated[
         str | None, typer.Option(help="The task set, where it is no longer where the run found it.")
     ] = None,
-    backend: Annotated[str | None, typer.Option(help=f"{BACKEND_HELP} None: as in the run.")] = None,
+    backend: Annotated[str | None, typer.Option(help=f"{BACKEND_HELP} Default: as in the run.")] = None,
 ) -> None:
     """Write an attempt as a notebook that any Jupyter opens; with --execute, run it again and compare.
+
+    A log may come from anywhere: where it says that its cells ran as a user, with fork or local, and its model was not
+    made by nbagent from nothing, name --backend to run them.
 
     Exit status 0: written, and with --execute every output came out the same; 1: some differ.
 
@@ -51,18 +52,18 @@ def replay(
     """
     import asyncio
 
-    from nbagent.backends import choose_backend
+    from nbagent.backends import not_covered
     from nbagent.replay import replay as replayed
-    from nbagent.replay import rerun
+    from nbagent.replay import rerun, rerun_backend
     from nbagent.runfolder import RunFolder
 
-    if backend is not None:
-        choose_backend(backend, str(run), ours=False)
     folder = RunFolder.open(run)
+    chosen = rerun_backend(folder, rollout, backend) if execute or backend is not None else ""
     replayed(folder, rollout, as_.value, out)
     print(out)
     if execute:
-        report = asyncio.run(rerun(folder, rollout, as_.value, backend, tasks))
+        print(not_covered(chosen), file=sys.stderr)
+        report = asyncio.run(rerun(folder, rollout, as_.value, chosen, tasks))
         say(report, compared=True)
         if report.differences:
             raise typer.Exit(1)
@@ -78,11 +79,16 @@ def execute(
         str | None, typer.Option(help="Installed kernelspec; none: one of the notebook's language.")
     ] = None,
     allow_errors: Annotated[bool, typer.Option("--allow-errors", help="Go on after a cell that failed.")] = False,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="Folder to copy the files into that the notebook wrote or changed, 256 MiB at most."),
+    ] = None,
 ) -> None:
     """Run any notebook in a kernel session and write it with its outputs.
 
     The kernel starts in a private folder that holds the content of --files and nothing else, with an environment
-    that has no keys in it. A cell that fails ends the run, unless it is tagged raises-exception.
+    that has no keys in it. A cell that fails ends the run, unless it is tagged raises-exception. What it writes goes
+    with that folder, but for what --keep copies out: regular files, no links.
 
     Exit status 0: every cell ran; 1: a cell raised, ran out of time or took the kernel down.
 
@@ -91,14 +97,18 @@ def execute(
     [bold]nbagent exec analysis.ipynb --out done.ipynb[/bold]
 
     [bold]nbagent exec analysis.ipynb --out done.ipynb --backend fork --files data --timeout 60[/bold]
+
+    [bold]nbagent exec analysis.ipynb --out done.ipynb --files data --keep written[/bold]
     """
     from nbagent.backends import choose_backend, not_covered
     from nbagent.execute_notebook import exec_notebook
 
     chosen = choose_backend(backend, str(notebook), ours=False)
     print(not_covered(chosen), file=sys.stderr)
-    report = exec_notebook(notebook, out, chosen, timeout, allow_errors, kernel, files)
+    report = exec_notebook(notebook, out, chosen, timeout, allow_errors, kernel, files, keep)
     say(report, compared=False)
+    if keep is not None:
+        print(f"{len(report.kept)} files kept in {keep}")
     print(out)
     if report.failed and not allow_errors:
         raise typer.Exit(1)

@@ -21,6 +21,10 @@ class ActionFormatName(StrEnum):
     NATIVE = "native"
 
 
+BACKEND_HELP = (
+    "Where cells run: docker (a container; docker:IMAGE), fork (Python, quick) or local (any installed kernel). "
+    "docker,memory=8,cpus=2,work=4 sets GiB of memory, processors and GiB of files; else 4, 1 and 1."
+)
 AGENT, SAMPLING, ENDPOINT = "How the agent acts", "Sampling", "With an openai: model"
 
 ModelName = Annotated[
@@ -32,7 +36,7 @@ Backend = Annotated[
     str | None,
     typer.Option(
         "--backend",
-        help="Where cells run: docker, docker:IMAGE, fork or local; default: docker, and fork for a model of ours.",
+        help=f"{BACKEND_HELP} Default: docker, and fork for a model of ours.",
     ),
 ]
 Concurrency = Annotated[

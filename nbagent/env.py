@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 
 from nbagent import wording
 from nbagent.action import Action, ActionFormat
-from nbagent.backends import container_of, kernels_of
+from nbagent.backends import container_of, kernels_of, limits_of
 from nbagent.notebook import NotebookDocument
 from nbagent.tasks import Outcome, StepVerifier, Task, Verdict
 from nbagent.tools import TOOLS, complaint, tool_name
@@ -111,7 +111,7 @@ class NotebookEnv:
         self._spec = SessionSpec(
             language=task.language,
             capsule=task.capsule,
-            limits=session_limits or Limits(),
+            limits=limits_of(backend, session_limits),
             container=container_of(backend, task.language, run),
             seed=task.seed,
         )

@@ -11,12 +11,16 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from nbagent.backends import container_of, kernels_of
+from nbagent.artefacts import keep_artefacts
+from nbagent.backends import container_of, kernels_of, limits_of
 from nbagent.blobs import storage_failed
 from nbagent.errors import UsageError
 from nbagent.normal_form import normal_outputs
 from nbagent.notebook import valid_outputs
 from nbagent_kernels import CellResult, Session, SessionSpec, Status, open_session
+
+KEPT_BYTES = 256 << 20
+"""Most bytes of files that are kept of a notebook: one may take as much memory here on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class Report:
     whose record says that they ended the kernel by running out of time."""
     seconds: float
     """Wall time of the cells."""
+    kept: tuple[str, ...] = ()
+    """Files that cells wrote or changed and that were copied out, relative to the folder they are in now."""
 
     @property
     def failed(self) -> tuple[CellRun, ...]:
@@ -64,6 +70,7 @@ async def execute_notebook(
     timeout: float | None = None,
     allow_errors: bool = True,
     run: str = "",
+    keep: Path | None = None,
 ) -> tuple[NotebookNode, Report]:
     """Run every code cell in a fresh session.
 
@@ -77,12 +84,14 @@ async def execute_notebook(
         timeout: seconds one cell may run; None for no limit.
         allow_errors: go on after a cell that failed; a cell tagged `raises-exception` may always raise.
         run: what its container is labelled with.
+        keep: folder into which the files that cells wrote are copied, KEPT_BYTES at most; None: they go.
 
     Returns:
         The notebook with the new outputs, and what became of each cell.
 
     Raises:
         KernelError: no kernel came up, or the session failed on the host's side.
+        StorageError: `keep` cannot be written.
     """
     executed = copy.deepcopy(notebook)
     runs: list[CellRun] = []
@@ -90,7 +99,8 @@ async def execute_notebook(
     stopped = False
     state_kept = True
     container = spec.container or container_of(backend, spec.language, run)
-    session = await open_session(replace(spec, container=container), kernels_of(backend))
+    spec = replace(spec, container=container, limits=limits_of(backend, spec.limits))
+    session = await open_session(spec, kernels_of(backend))
     try:
         for index, cell in enumerate(executed["cells"]):
             mark = cell["metadata"].get("nbagent", {})
@@ -118,9 +128,18 @@ async def execute_notebook(
             )
             may_raise = allow_errors or "raises-exception" in cell["metadata"].get("tags", ())
             stopped = not (result.status == "ok" or allow_errors or (result.status == "error" and may_raise))
+        kept = await _keep(session, spec.capsule, keep) if keep is not None else ()
     finally:
         await session.close()
-    return executed, Report(tuple(runs), tuple(skipped), sum(run.seconds for run in runs))
+    return executed, Report(tuple(runs), tuple(skipped), sum(run.seconds for run in runs), kept)
+
+
+async def _keep(session: Session, files: Path | None, folder: Path) -> tuple[str, ...]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return tuple(await keep_artefacts(session, files, folder, KEPT_BYTES))
+    except OSError as error:
+        storage_failed(folder, error)
 
 
 async def _run(session: Session, cell: NotebookNode, timeout: float | None) -> CellResult:
@@ -198,6 +217,7 @@ def exec_notebook(
     allow_errors: bool = False,
     kernel: str | None = None,
     files: Path | None = None,
+    keep: Path | None = None,
 ) -> Report:
     """Run the notebook at `path` and write it with its outputs to `out`, also where a cell failed.
 
@@ -209,11 +229,12 @@ def exec_notebook(
         allow_errors: go on after a cell that failed.
         kernel: an installed kernelspec; None: one of the notebook's language.
         files: a folder copied into the working directory, which is otherwise empty.
+        keep: folder for the files that the notebook wrote; None: they go.
 
     Raises:
         UsageError: `path` is no notebook, or `files` no folder.
         KernelError: no kernel came up.
-        StorageError: `out` cannot be written.
+        StorageError: `out` or `keep` cannot be written.
     """
     notebook = read_notebook(path)
     if files is not None and not files.is_dir():
@@ -223,7 +244,7 @@ def exec_notebook(
     except OSError as error:
         storage_failed(out, error)
     spec = SessionSpec(language=language_of(notebook), kernel=kernel, capsule=files)
-    executed, report = asyncio.run(execute_notebook(notebook, spec, backend, timeout, allow_errors, path.stem))
+    executed, report = asyncio.run(execute_notebook(notebook, spec, backend, timeout, allow_errors, path.stem, keep))
     write_notebook(executed, out)
     return report
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
-from nbagent.backends import container_of, kernels_of
+from nbagent.backends import container_of, kernels_of, limits_of
 from nbagent.tasks import Task
 from nbagent_kernels import KernelPool, Limits, SessionSpec
 from nbagent_kernels.capsule import quickly_copied
@@ -49,7 +49,7 @@ class Pools:
             await self._drop(other)
         if key not in self._kept:
             container = container_of(backend, language, run)
-            spec = SessionSpec(language=language, limits=limits or Limits(), container=container)
+            spec = SessionSpec(language=language, limits=limits_of(backend, limits), container=container)
             pool = KernelPool(self._size, 0, kernels_of(backend), spec, patience_s=PATIENCE_S)
             self._kept[key] = Kept(pool)
         kept = self._kept[key]

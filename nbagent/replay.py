@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,10 +10,14 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
+from nbagent.backends import choose_backend, kernels_of
+from nbagent.errors import UsageError
 from nbagent.eventlog import Event
 from nbagent.execute_notebook import Report, execute_notebook, write_notebook
+from nbagent.models.opening import is_ours
 from nbagent.notebook import NotebookDocument, valid_outputs
 from nbagent.runfolder import RunFolder
+from nbagent.terminal import plain
 from nbagent.trajectory import Trajectory
 from nbagent_kernels import Limits, SessionSpec
 
@@ -149,6 +154,37 @@ def replay(run: RunFolder, rollout_id: str, kind: Kind, out: Path) -> NotebookNo
     notebook = notebook_at(run.load(rollout_id), kind=kind)
     write_notebook(notebook, out)
     return notebook
+
+
+def rerun_backend(run: RunFolder, rollout_id: str, named: str | None) -> str:
+    """Where a rollout's cells run again: where the user says, else where its log says they ran before.
+
+    A log may come from anywhere. That cells ran with less than a container is believed where the run's model is one
+    made from nothing; where it is not, the user has to say so.
+
+    Raises:
+        UsageError: that is not said, or the backend is not there.
+        RunFolderError: the run has no such rollout.
+        TrajectoryError: its log is damaged.
+    """
+    start = run.load(rollout_id).start
+    logged, ours = str(start["backend"]), _of_our_model(run)
+    if named is None and not ours and kernels_of(logged) != "docker":
+        raise UsageError(
+            f"{run.path}: its cells ran with backend {plain(logged, 40)}, which runs code as you on this machine, and "
+            f"its model was not made from nothing; name --backend docker, or {kernels_of(logged)} if you trust it"
+        )
+    return choose_backend(named or logged, str(run.path), ours, str(start["language"]))
+
+
+def _of_our_model(run: RunFolder) -> bool:
+    """Whether a run's recipe names a model that was made from nothing, in this run or in the one it was taken from."""
+    try:
+        model = tomllib.loads(run.recipe.read_text(encoding="utf-8")).get("model")
+    except (ValueError, OSError):
+        return False
+    named = model.get("folder") if isinstance(model, dict) else model
+    return isinstance(named, str) and (is_ours(named) if named else isinstance(model, dict))
 
 
 async def rerun(

@@ -202,7 +202,12 @@ def test_replay_writes_the_attempt_and_runs_it_again(command, endpoint, tmp_path
     out = tmp_path / "attempt.ipynb"
     replay = ["replay", str(tmp_path / "run"), "--rollout", attempt.rollout_id, "--out", str(out)]
     result = RUN.invoke(app, [*replay, "--execute"])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "its cells ran with backend local, which runs code as you" in result.stderr
+    assert not out.exists()
+    result = RUN.invoke(app, [*replay, "--execute", "--backend", "local"])
     assert result.exit_code == 0, result.output
+    assert "they are no sandbox" in result.stderr
     assert result.stdout.endswith(", 1 failed, none with other outputs than before\n")
     sources = [cell.source for cell in nbformat.read(out, 4).cells if cell.cell_type == "code"]
     assert sources[1] == "1/0"

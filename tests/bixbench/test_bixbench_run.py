@@ -113,7 +113,7 @@ def test_the_bundled_set_is_run_by_its_location(tmp_path):
     assert [r.outcome for r in results] == [Outcome.CORRECT] * 4
     attempt = Path(results[-1].trajectory).stem
     words = ["replay", str(tmp_path / "run"), "--rollout", attempt, "--out", str(tmp_path / "nb.ipynb"), "--execute"]
-    replayed = RUN.invoke(app, words)
+    replayed = RUN.invoke(app, [*words, "--backend", "fork"])
     assert replayed.exit_code == 0, replayed.output
     assert "none with other outputs than before" in replayed.output
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from nbagent.cli_options import BACKEND_HELP
 from nbagent.errors import NbagentError, RunFolderError, StorageError, UsageError
 from nbagent.recipe import load_recipe, nearest, to_toml
 from nbagent.runfolder import RunFolder
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
     from nbagent_training.recipe import TrainRecipe
     from nbagent_training.run import TrainingRun
 
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        help=f"{BACKEND_HELP} Default: the recipe's, else docker, and fork for a model made from scratch.",
+        show_default=False,
+    ),
+]
 LEAST_FREE = 16 << 20
 """Bytes under which a disk counts as full: less than a small checkpoint."""
 
@@ -39,6 +48,7 @@ def train(
         Path | None,
         typer.Option("--from", help="Learn from the rollouts of this finished run and make none.", show_default=False),
     ] = None,
+    backend: Backend = None,
 ) -> None:
     """Train a notebook agent: a warm start on demonstrations, then step-level GRPO on verified answers.
 
@@ -62,10 +72,12 @@ def train(
         raise UsageError("name a recipe (`nbagent recipes` lists the bundled ones), or a finished run with --from")
     path = recipe_path(recipe) if recipe is not None else None
     settings = load_recipe(path, TrainRecipe) if path is not None else None
+    if backend is None and settings is not None and "backend" in settings.agent.model_fields_set:
+        backend = settings.agent.backend
     if from_run is not None:
         settings = offline_recipe(from_run, settings)
     assert settings is not None
-    settings = _with_backend(settings)
+    settings = _with_backend(settings, backend)
     target = out if out is not None else Path("runs") / (path.stem if path is not None else "offline")
     _run(settings, target, resume, Console())
 
@@ -119,12 +131,13 @@ def demo(
     smoke: Annotated[bool, typer.Option("--smoke", help="The same path, cut to a minute; learns nothing.")] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of tasks, weights and noise; default: the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the demo in --out, where it stopped.")] = False,
+    backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "fork",
 ) -> None:
     """Train a small notebook agent from nothing on this machine, and score it before and after.
 
     Makes bundled bioinformatics questions, a language model of about three million parameters, warms it up on
     reference notebooks, trains it with step-level GRPO in real Jupyter kernels, and scores held-out questions. Needs
-    no GPU, no key and no download. Kernels run with the backend `fork`, since the model is our own.
+    no GPU, no key and no download. Kernels run with the backend `fork`, since the model is our own, or with --backend.
 
     Example:
 
@@ -137,6 +150,7 @@ def demo(
     recipe = load_recipe(Path(str(with_name)), TrainRecipe)
     if seed is not None:
         recipe = recipe.model_copy(update={"seed": seed})
+    recipe = _with_backend(recipe, backend)
     console = Console()
     run = _run(recipe, out, resume, console)
     from nbagent_training.closing import close_demo
@@ -144,18 +158,23 @@ def demo(
     close_demo(run, console, smoke=smoke)
 
 
-def _with_backend(recipe: TrainRecipe) -> TrainRecipe:
-    """The recipe with the backend it names, else the one for its model. Raises UsageError: docker, and no engine."""
+def _with_backend(recipe: TrainRecipe, named: str | None) -> TrainRecipe:
+    """The recipe with the backend that is named, else the one for its model.
+
+    Raises:
+        UsageError: docker without an engine or an image, where kernels are opened at all.
+    """
     from nbagent.backends import choose_backend, not_covered
     from nbagent.models.opening import is_ours
 
-    agent, model = recipe.agent, recipe.model.folder
-    named = agent.backend if "backend" in agent.model_fields_set else None
+    model = recipe.model.folder
     ours = not model or is_ours(model)
-    chosen = choose_backend(named, model, ours)
-    if not ours:
+    practises = recipe.grpo.updates and not recipe.grpo.from_run
+    used = bool(practises or recipe.tasks.heldout or recipe.tasks.n_heldout)
+    chosen = choose_backend(named, model, ours, used=used)
+    if used and not ours:
         print(not_covered(chosen), file=sys.stderr)
-    return recipe.model_copy(update={"agent": agent.model_copy(update={"backend": chosen})})
+    return recipe.model_copy(update={"agent": recipe.agent.model_copy(update={"backend": chosen})})
 
 
 def _run(recipe: TrainRecipe, out: Path, resume: bool, console: Console) -> TrainingRun:
