@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import signal
+import sys
 from typing import Annotated
 
 import typer
 
 from nbagent import __version__
+from nbagent.cli_errors import INTERRUPTED
 from nbagent.cli_group import Commands
 from nbagent.cli_kernelspec import kernelspec
 from nbagent.cli_notebooks import execute, replay
@@ -62,7 +66,17 @@ def main() -> None:
     logging.getLogger().addHandler(PlainHandler(logging.WARNING))
     # A polite kill ends like Ctrl-C: what runs is saved and no process stays behind.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    app()
+    try:
+        app()
+    finally:
+        # Interrupted again while the interpreter waits for threads, it would print a traceback of its own.
+        signal.signal(signal.SIGINT, _end_at_once)
+
+
+def _end_at_once(number: int, frame: object) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,7 +37,7 @@ def build(
         raise ImageError(f"--image {image}: there is no such recipe; there are: {', '.join(RECIPES)}")
     if offline and base != PUBLIC_BASE:
         raise ImageError(f"--offline makes its own base, so --base {base} would not be used; leave one of them out")
-    wanted = [extra.replace(" ", "") for extra in extras or ()]
+    wanted = [named(extra) for extra in extras or ()]
     console = Console(highlight=False)
     begun = time.monotonic()
     with engine(timeout_s=600) as client, console.status("asking the engine") as status:
@@ -45,6 +46,11 @@ def build(
         shown.done()
     seconds = time.monotonic() - begun
     console.print(f"[bold]{made.name}[/bold]  {size(made.size_bytes)}, {seconds:.0f} s, {made.id[7:19]}")
+
+
+def named(extra: str) -> str:
+    """What --with names: a folder as it is; requirements without spaces, by which an image's label separates them."""
+    return extra if Path(extra).is_dir() else extra.replace(" ", "")
 
 
 class Steps:

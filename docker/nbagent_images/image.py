@@ -51,6 +51,8 @@ def require(name: str, client: Any = None) -> Image:
     found = find(client, recipe.tag if recipe else name)
     if found is None and recipe:
         raise ImageMissing(f"there is no image {recipe.tag} in this engine; build it: {command(recipe)}")
+    if found is None and not name.strip():
+        raise ImageMissing(f"an image has a name: {', '.join(RECIPES)}, or that of an image in the engine")
     if found is None:
         raise ImageMissing(
             f"there is no image {name} in this engine, and none is pulled unasked: docker pull {name}, or build one: "
@@ -66,12 +68,18 @@ def require(name: str, client: Any = None) -> Image:
 
 def find(client: Any, name: str) -> Image | None:
     """The image of this name, or None."""
-    from docker.errors import ImageNotFound
+    from docker.errors import APIError, ImageNotFound
 
+    if not name.strip():
+        return None  # the SDK would ask the engine for nothing
     try:
         there = client.images.get(name)
     except ImageNotFound:
         return None
+    except APIError as error:
+        if error.is_client_error():  # no image could have such a name
+            return None
+        raise
     labels = there.attrs.get("Config", {}).get("Labels") or {}
     return Image(name, there.id, there.attrs["Size"], labels)
 

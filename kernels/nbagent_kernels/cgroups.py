@@ -23,6 +23,8 @@ from nbagent_kernels.types import Limits
 
 MOUNT = Path("/sys/fs/cgroup")
 PREFIX = "nbagent-"
+ENDED = "ZX"
+"""States of a process that has ended: a zombie, or dead."""
 END_S = 2.0
 """Seconds to wait for killed processes to leave a group."""
 LIMITS = {
@@ -103,16 +105,25 @@ def oom_kills() -> int:
 
 def started(pid: int) -> str:
     """When a process started, in clock ticks since boot; empty where there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
+    return _state(pid)[1]
 
 
 def is_over(name: str) -> bool:
-    """Whether a folder named by a process, `PID-STARTED`, is one's that has ended."""
+    """Whether a folder named by a process, `PID-STARTED`, is one's that has ended, waited for by its parent or not."""
     pid, _, start = name.partition("-")
-    return pid.isdigit() and started(int(pid)) != start
+    if not pid.isdigit():
+        return False
+    state, began = _state(int(pid))
+    return began != start or state in ENDED
+
+
+def _state(pid: int) -> tuple[str, str]:
+    """A process's state and start (proc_pid_stat(5), fields 3 and 22); empty where there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "", ""
+    return fields[0], fields[19]
 
 
 @functools.cache

@@ -140,7 +140,8 @@ async def branches(spec: SessionSpec, n: int) -> Figure:
 async def report(image: Image, runtime: str | None, n: int) -> None:
     """Measure, and print each row as it is there. Raises KernelError."""
     console = Console(highlight=False, soft_wrap=True)
-    console.print(plain(f"sandboxes of {image.name}, medians; figures depend on the machine and on what else runs\n"))
+    console.print(plain(f"sandboxes of {image.name}, medians; figures depend on the machine and on what else runs"))
+    console.print()
     bare = spec_of(image, runtime, preload=())
     for measure, spec in ((cold, bare), (warm, spec_of(image, runtime)), (cells, bare), (branches, bare)):
         with console.status(measure.__doc__ or ""):
