@@ -2,7 +2,10 @@
 
 A container has no network, no capability, a read-only root, a uid of its own, and two sized tmpfs. It shares two
 folders with the host, both read-only for it: the fork server's files, and one with a socket of the host's, to which the
-fork server connects once. So nothing that it does can write to the host's disk.
+fork server connects once. The engine's log takes what is written to it until the fork server is ready, before which
+none but our own code runs. So nothing that an agent's code does can write to the host's disk.
+
+The fork server is the container's first process: nothing inside can signal it, and with it the container ends.
 """
 
 from __future__ import annotations
@@ -47,6 +50,12 @@ ENGINE_S = 60.0
 """Longest silence of the engine, seconds."""
 ENDED_S, POLL_S = 2.0, 0.02
 """Seconds for the engine to notice that a container has ended, and between two looks."""
+LOOK_S = 0.5
+"""Seconds between two looks whether a container that has not called yet is still there."""
+OOM_S = 1.0
+"""Seconds before its end in which the system must have killed for want of memory, for that to be the cause."""
+KILLED = "137"
+"""Exit status, as the engine has it, of what SIGKILL ended."""
 SHM_BYTES = 64 << 20
 FILES = ("forkserver.py", "forked*.py", "confine.py", "contained*.py", "filestream.py", "files.py", "removal.py")
 ALSO = ("snapshot.py", "errors.py", "types.py")
@@ -92,9 +101,9 @@ class Container:
                 starting = loop.run_in_executor(_starting, self._create_and_start)
                 await asyncio.shield(starting)
                 async with asyncio.timeout(self._spec.limits.start_s):
-                    self.control, _ = await loop.sock_accept(door)
+                    self.control = await self._called(door)
             except TimeoutError:
-                said = await loop.run_in_executor(_ending, self._said)
+                said = await self.said()
                 await self.remove()
                 raise KernelStartError(
                     f"the sandbox did not answer within {self._spec.limits.start_s:g} s{said}"
@@ -108,9 +117,31 @@ class Container:
         self.pid = struct.unpack("3i", peer)[0]
         containers[self.id] = self.pid, self._spec.limits.memory_bytes or 0
 
-    async def why_ended(self) -> str:
-        """What became of it, in words. Raises EngineFailed where the engine, or somebody through it, ended it."""
-        return await asyncio.get_running_loop().run_in_executor(_ending, self._why_ended)
+    async def _called(self, door: socket.socket) -> socket.socket:
+        """The fork server's call. Raises KernelStartError where the container ends before it."""
+        loop = asyncio.get_running_loop()
+        call = asyncio.ensure_future(loop.sock_accept(door))
+        try:
+            while not (await asyncio.wait([call], timeout=LOOK_S))[0]:
+                over = await loop.run_in_executor(_ending, self._over)
+                if over and not call.done():
+                    raise KernelStartError(f"the sandbox {over}{await self.said()}")
+            return call.result()[0]
+        finally:
+            call.cancel()
+            await asyncio.wait([call])
+
+    async def why_ended(self, started: bool) -> str:
+        """What became of it, in words; with what it wrote where it had not `started` yet.
+
+        Raises EngineFailed where the engine, or somebody through it, ended it.
+        """
+        why = await asyncio.get_running_loop().run_in_executor(_ending, self._why_ended)
+        return why if started else f"{why}{await self.said()}"
+
+    async def said(self) -> str:
+        """The end of what it wrote before it was ready."""
+        return await asyncio.get_running_loop().run_in_executor(_ending, self._said)
 
     async def remove(self) -> None:
         """Kill it and remove it, with its folder on the host. Idempotent."""
@@ -154,7 +185,7 @@ class Container:
             "shm_size": SHM_BYTES,
             "ulimits": [{"Name": "nofile", "Soft": files, "Hard": files}, {"Name": "core", "Soft": 0, "Hard": 0}],
             "ipc_mode": "private",
-            "init": True,
+            "init": False,
             "runtime": settings.runtime,
             "log_config": {"Type": "local", "Config": {"max-size": "1m", "max-file": "1", "compress": "false"}},
         }
@@ -162,23 +193,35 @@ class Container:
     def _why_ended(self) -> str:
         with engine_errors():
             api, late = client().api, time.monotonic() + ENDED_S
-            while True:
-                now = f"{time.time():.6f}"
-                told = api.events(since=self._since, until=now, filters={"container": self.id}, decode=True)
-                actions = {event["Action"] for event in told}
-                if "die" in actions or time.monotonic() > late:
-                    break
+            while "die" not in (told := self._told()) and time.monotonic() < late:
                 time.sleep(POLL_S)
-            state = api.inspect_container(self.id)["State"]
+            if "die" in told and "oom" not in told:
+                time.sleep(POLL_S)  # what was killed for want of memory may be told after what it meant
+                told = self._told()
+            running = api.inspect_container(self.id)["State"]["Running"]
         # Code inside cannot make the engine send a signal, and an engine that saw no death was not there for it.
-        if "kill" in actions or not ("die" in actions or state["Running"]):
+        if "kill" in told or not ("die" in told or running):
             raise EngineFailed("the Docker engine, or somebody through it, ended the sandbox")
-        if state["OOMKilled"] or "oom" in actions:
+        died, starved = told.get("die", {}), told.get("oom", {})
+        killed = died.get("Actor", {}).get("Attributes", {}).get("exitCode") == KILLED
+        # Of processes that ended for want of memory long before, the session has been told.
+        if killed and starved and died["timeNano"] - starved["timeNano"] < OOM_S * 1e9:
             return "out of memory, which ended the whole sandbox"
         return "its code ended the sandbox's fork server"
 
+    def _told(self) -> dict[str, Any]:
+        """The last event of each kind that the engine tells of it."""
+        now = f"{time.time():.6f}"
+        told = client().api.events(since=self._since, until=now, filters={"container": self.id}, decode=True)
+        return {event["Action"]: event for event in told}
+
+    def _over(self) -> str:
+        """How it has ended, in words; '' while it runs."""
+        with engine_errors():
+            state = client().api.inspect_container(self.id)["State"]
+        return "" if state["Running"] else f"ended at its start, with status {state['ExitCode']}"
+
     def _said(self) -> str:
-        """The end of what it wrote before it could be heard."""
         with contextlib.suppress(Exception):
             words = client().api.logs(self.id, tail=20).decode("utf-8", "replace").strip()[-2000:]
             return f"; it wrote: {words}" if words else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import errno
 import socket
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from nbagent_kernels.cgroups import Counters
 from nbagent_kernels.container import Container
 from nbagent_kernels.environment import FIXED, TAG
 from nbagent_kernels.errors import CannotBranch, EngineFailed, KernelStartError
-from nbagent_kernels.filestream import SILENCE_S, Frames
+from nbagent_kernels.filestream import Frames
 from nbagent_kernels.forkhost import HASH_SEED, ForkServer
 from nbagent_kernels.types import SessionSpec
 from nbagent_kernels.workspace import Workspace
@@ -21,6 +22,14 @@ KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 """Variables that the image sets and kernels have."""
 FREE = {"groups": [], "abi": 0, "read": [], "sockets": [], "write": [], "network": True, "apart": False}
 """confine.py's plan where the container is what confines."""
+REQUEST_S = 30.0
+"""Seconds for one request; whoever answers may be stopped, or made slow, by the code in there."""
+SECONDS = {"make": 3600.0, "export": 600.0, "copy": 600.0, "remove": 5.0}
+"""The same for requests that move much, and for one that need not be waited for."""
+AT_ONCE = 64
+"""Requests in all sandboxes that are waited for at once: in threads of their own, or a few sandboxes that do not answer
+would keep all others waiting."""
+_waiting = concurrent.futures.ThreadPoolExecutor(AT_ONCE, "nbagent-files")
 _Result = TypeVar("_Result")
 
 
@@ -34,7 +43,8 @@ class ContainerServer(ForkServer):
         self.counters = Counters.of_process(container.pid)
         """Counts what the container's control group refused and killed."""
         self._ending: asyncio.Task[None] | None = None
-        self._asked = False
+        self._why = ""
+        """Why the container is ended, where that is known beforehand."""
         self.failed: EngineFailed | None = None
         """Why the container ended, where that was not its code's doing."""
 
@@ -44,8 +54,9 @@ class ContainerServer(ForkServer):
             async with asyncio.timeout(seconds):
                 await asyncio.shield(self._ready)
         except TimeoutError:
-            await self.end()
-            raise KernelStartError(f"the sandbox did not import its modules within {seconds:g} s") from None
+            said = await self.container.said()
+            await self.end(f"the sandbox did not import its modules within {seconds:g} s{said}")
+            await asyncio.shield(self._ready)
 
     def plan(self, spec: SessionSpec, workspace: Workspace, branch: bool) -> dict[str, Any]:
         """Nothing beyond the container and rlimits."""
@@ -81,7 +92,7 @@ class ContainerServer(ForkServer):
             OSError: what the sandbox says, that its answer is none, or that it has ended. Its errno is a full disk's or
                 that of too many open files only where the host's own are meant.
         """
-        frames = await self._clerk()
+        frames = await self._clerk(SECONDS.get(request["verb"], REQUEST_S))
 
         def ask() -> _Result:
             """In a thread."""
@@ -89,18 +100,18 @@ class ContainerServer(ForkServer):
                 frames.say(dict(request))
                 return answer(frames)
             except TimeoutError as error:
-                raise OSError(errno.EPIPE, f"the sandbox has not answered for {SILENCE_S:g} s") from error
+                raise OSError(errno.EPIPE, "the sandbox has not answered in time") from error
             except (LookupError, TypeError, ValueError, ArithmeticError) as error:
                 # Whoever answers runs under the uid of the code in there: what it says may be anything.
                 raise OSError(errno.EPROTO, f"the sandbox's answer is none: {type(error).__name__}") from error
             finally:
                 frames.close()
 
-        return await asyncio.to_thread(ask)
+        return await self._loop.run_in_executor(_waiting, ask)
 
     async def descriptors(self, request: Mapping[str, Any]) -> list[socket.socket]:
         """Connected sockets that the sandbox hands out. Raises OSError where it has none."""
-        frames = await self._clerk()
+        frames = await self._clerk(REQUEST_S)
 
         def ask() -> list[socket.socket]:
             """In a thread."""
@@ -110,12 +121,12 @@ class ContainerServer(ForkServer):
             finally:
                 frames.close()
 
-        return await asyncio.to_thread(ask)
+        return await self._loop.run_in_executor(_waiting, ask)
 
-    async def _clerk(self) -> Frames:
-        """A line to a process inside that answers one request. Raises OSError."""
+    async def _clerk(self, seconds: float) -> Frames:
+        """A line to a process inside that answers one request in this time. Raises OSError."""
         ours, theirs = socket.socketpair()
-        frames = Frames(ours)
+        frames = Frames(ours, seconds)
         with theirs:
             try:
                 await self.send({"op": "files"}, [theirs.fileno()])
@@ -126,21 +137,26 @@ class ContainerServer(ForkServer):
                 raise
         return frames
 
-    async def end(self) -> None:
+    async def end(self, why: str = "the sandbox was closed") -> None:
         """Remove the container."""
-        self._asked = True
+        self._why = self._why or why
         self._lost()
         if self._ending is not None:
             await asyncio.shield(self._ending)
+
+    def _unheard(self) -> None:
+        """No use is left in it: the next call begins in a new one."""
+        self._why = self._why or "its code kept the sandbox's fork server from answering"
+        self._lost()
 
     def _gone(self) -> None:
         self._ending = self._loop.create_task(self._end())
 
     async def _end(self) -> None:
-        why = "the sandbox was closed"
+        why = self._why
         try:
-            if not self._asked:
-                why = await self.container.why_ended()
+            if not why:
+                why = await self.container.why_ended(started=self._ready.done())
         except EngineFailed as error:
             self.failed, why = error, str(error)
         await self.container.remove()

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -44,12 +45,13 @@ many open files, would be taken for the state of the other system; it crosses as
 class Frames:
     """Frames over a connected stream socket, taken over.
 
-    All of it raises OSError where the other side is gone, silent or sends what is no frame.
+    All of it raises OSError where the other side is gone, silent or sends what is no frame: TimeoutError after
+    SILENCE_S without a byte, or `within_s` seconds from now, if bytes come or not.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        sock.settimeout(SILENCE_S)
+    def __init__(self, sock: socket.socket, within_s: float | None = None) -> None:
         self._sock = sock
+        self._until = None if within_s is None else time.monotonic() + within_s
 
     def close(self) -> None:
         """Close the socket."""
@@ -57,6 +59,7 @@ class Frames:
 
     def send(self, body: bytes) -> None:
         """Send a frame."""
+        self._wait()
         self._sock.sendall(struct.pack("!I", len(body)) + body)
 
     def say(self, message: dict[str, Any]) -> None:
@@ -84,6 +87,7 @@ class Frames:
 
     def sockets(self, count: int) -> list[socket.socket]:
         """Connected stream sockets that come with one byte."""
+        self._wait()
         _, fds, _, _ = socket.recv_fds(self._sock, 1, count, socket.MSG_CMSG_CLOEXEC)
         socks: list[socket.socket] = []
         try:
@@ -104,11 +108,19 @@ class Frames:
     def _exactly(self, size: int) -> bytes:
         content = bytearray()
         while len(content) < size:
+            self._wait()
             chunk = self._sock.recv(min(size - len(content), 1 << 20))
             if not chunk:
                 raise OSError(errno.EPIPE, "the other side has ended")
             content += chunk
         return bytes(content)
+
+    def _wait(self) -> None:
+        """Set how long the next call may take."""
+        left = SILENCE_S if self._until is None else min(SILENCE_S, self._until - time.monotonic())
+        if left <= 0:
+            raise TimeoutError(errno.ETIMEDOUT, "the other side takes too long")
+        self._sock.settimeout(left)
 
 
 def error_frame(error: Exception) -> dict[str, Any]:

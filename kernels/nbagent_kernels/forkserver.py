@@ -19,6 +19,9 @@ PYTHONHASHSEED is the server's for every kernel: it cannot change at a fork.
 
 The server ends, and every kernel with it, when its control socket closes or its parent dies; where the parent is
 dead it also removes ROOT.
+
+Given a path it is the first process of a container, and its kernels' code runs under its own uid: the kernel of the
+system lets none of them signal it, and, as it is not dumpable, none open its memory or its descriptors.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ from pathlib import Path
 from typing import Any
 
 PACKET = 1 << 20
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
+OOM_SCORE = "500"
+"""Of kernels, from -1000 to 1000; this server has 0, and with it a container would lose its files."""
 MADV_COLLAPSE, HUGE = 25, 2 << 20
 TAG = "NBAGENT_SESSION"
 PACKAGE = "_nbagent_kernel"
@@ -95,6 +100,8 @@ class Server:
         gc.enable()
         if modules:
             join_pages()
+        if self.contained:
+            let_go_of_output()
         self.tell({"op": "ready", "skipped": skipped, "threads": threads, "seconds": time.perf_counter() - start})
 
     def serve(self) -> None:
@@ -163,6 +170,7 @@ class Server:
             self.control.close()
             for end in self.wake:
                 end.close()
+            self.leave_to_code()
             self.making.become_kernel(self.kernel, self.channel, sock, request)
         except BaseException:
             import traceback
@@ -173,7 +181,7 @@ class Server:
         os._exit(70)
 
     def answer_files(self, sock: socket.socket) -> None:
-        """Fork a child that answers one request for files; it never returns."""
+        """Fork a child that answers one request for files; it never returns. Like this process it is not dumpable."""
         with sock, contextlib.suppress(OSError):
             if pid := os.fork():
                 self.clerks.add(pid)
@@ -199,9 +207,17 @@ class Server:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            self.leave_to_code()
             load_beside("containedkernel").become_program(request)
         finally:
             os._exit(127)
+
+    def leave_to_code(self) -> None:
+        """In a child that becomes a kernel: its memory is its code's own, and it is what ends where memory does."""
+        if self.contained:
+            _libc.prctl(PR_SET_DUMPABLE, 1)
+            with contextlib.suppress(OSError):
+                Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
 
     def adopt(self, request: dict[str, Any]) -> None:
         """Count a kernel's branch among the kernels and end the process between, which makes it a child of this one."""
@@ -248,6 +264,8 @@ class Server:
 
     def end(self) -> None:
         """Kill all kernels and what they started; remove the root where the host died."""
+        if self.contained:
+            return  # with its first process a container ends, and what was in it
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for pid in self.kernels:
             kill_group(pid, signal.SIGKILL)
@@ -269,6 +287,16 @@ def control_socket(given: str) -> socket.socket:
     control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     control.connect(given)
     return control
+
+
+def let_go_of_output() -> None:
+    """Nothing more goes to the engine's log: what is written there costs the engine, not the container."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.close(null)
 
 
 def load_beside(name: str) -> Any:
@@ -325,7 +353,10 @@ def session_of(pid: int) -> str | None:
 
 
 if __name__ == "__main__":
-    server = Server(control_socket(sys.argv[1]), sys.argv[2], contained=not sys.argv[1].isdigit())
+    contained = not sys.argv[1].isdigit()
+    if contained:
+        _libc.prctl(PR_SET_DUMPABLE, 0)
+    server = Server(control_socket(sys.argv[1]), sys.argv[2], contained)
     names = [name for name in sys.argv[3].split(",") if name]
     this = sys.modules["__main__"]  # the shell puts its own module in this place
     sys.argv = ["ipykernel_launcher"]

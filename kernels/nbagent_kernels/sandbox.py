@@ -6,6 +6,7 @@ kept from the host and from other sessions, not from each other.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -16,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from nbagent_kernels.capsule import entries, quickly_copied, shareable
 from nbagent_kernels.container import DATA, WORK, Container
 from nbagent_kernels.containerserver import ContainerServer
-from nbagent_kernels.errors import KernelError, KernelStartError
+from nbagent_kernels.errors import KernelError, KernelStartError, SessionClosed
 from nbagent_kernels.files import LISTED
 from nbagent_kernels.filestream import Frames, receive_tree, send_file
 from nbagent_kernels.leftovers import clear_in_background
@@ -57,6 +58,9 @@ class Sandbox(Workspace):
         self.server: ContainerServer | None = None
         """The fork server in the container; None before the start."""
         self._spec = SessionSpec()
+        self._starting = asyncio.Lock()
+        """Held while a container is made, and at the end: two calls after a loss would make two."""
+        self._removed = False
         self._sharing = [self]
         if isinstance(within, Sandbox):
             self.server, self.shared, self._sharing = within.server, within.shared, within._sharing
@@ -75,20 +79,27 @@ class Sandbox(Workspace):
     async def running(self, spec: SessionSpec) -> ContainerServer:
         """The fork server; in a new container, with the capsule as it was, where there is none. Raises KernelError."""
         self._spec = spec
-        if self.server is None or self.server.ended:
-            await self.leave()
-            container = Container(spec, tuple(spec.preload or ()))
-            await container.start()
-            self.server = ContainerServer(container)
-            self.group = self.server.counters
-            self._sharing = [self]
-            try:
-                await self.server.ready(spec.limits.start_s if not spec.preload else SERVER_START_S)
-                await self.fill(spec.capsule, share=True)
-            except BaseException:
-                await self.server.end()
-                raise
-        return self.server
+        async with self._starting:
+            if self._removed:
+                raise SessionClosed("the session is closed; open another one")
+            if self.server is None or self.server.ended:
+                await self._begin(spec)
+            assert self.server is not None
+            return self.server
+
+    async def _begin(self, spec: SessionSpec) -> None:
+        await self.leave()
+        container = Container(spec, tuple(spec.preload or ()))
+        await container.start()
+        self.server = ContainerServer(container)
+        self.group = self.server.counters
+        self._sharing = [self]
+        try:
+            await self.server.ready(spec.limits.start_s if not spec.preload else SERVER_START_S)
+            await self.fill(spec.capsule, share=True)
+        except BaseException:
+            await self.server.end()
+            raise
 
     async def fill(self, capsule: Path | None, share: bool = False) -> None:
         """Put the capsule's content into the working directory; with `share`, large files as links to the capsule.
@@ -180,7 +191,16 @@ class Sandbox(Workspace):
         if self.server is not None and not self.server.ended and len(self._sharing) > 1 and self.folder != ROOT:
             with contextlib.suppress(OSError):  # it ends with the container at the latest
                 await self.server.files(self._request("remove"), Frames.hear)
-        await self.leave()
+        async with self._starting:
+            self._removed = True
+            await self.leave()
+
+    async def give_up(self, server: ContainerServer | None) -> None:
+        """Have no part in this server's container any more; the next kernel begins in a new one."""
+        async with self._starting:
+            if self.server is server:
+                await self.leave()
+                self.server = None
 
     async def leave(self) -> None:
         """Have no part in the container any more; the last one ends it."""
@@ -202,17 +222,17 @@ class Sandbox(Workspace):
         return {"verb": verb, "folder": str(self.folder), "shared": [str(path) for path in self.shared]}
 
     async def _server(self) -> ContainerServer:
+        """A fork server that lives: code that ended its own gets a new one, with the capsule as it was."""
+        if self.failure is not None:
+            raise self.failure
+        return await self.running(self._spec)
+
+
 def listed(name: object, size: object, is_dir: object) -> FileEntry:
     """An entry of a folder as a sandbox says it. Raises ValueError: no file has such a name or size."""
     if type(name) is not str or type(size) is not int or not 0 <= size < 1 << 63:
         raise ValueError(f"an entry that is none: {str(name)[:40]!r}")
     return FileEntry(name.encode("utf-8", "replace").decode(), size, bool(is_dir))
-
-
-        """A fork server that lives: code that ended its own gets a new one, with the capsule as it was."""
-        if self.failure is not None:
-            raise self.failure
-        return await self.running(self._spec)
 
 
 async def _prepare(spec: SessionSpec, workspace: Workspace) -> None:
@@ -226,15 +246,14 @@ async def _bound(spec: SessionSpec, workspace: Workspace) -> None:
 
 async def _start(spec: SessionSpec, workspace: Workspace) -> Wire:
     assert isinstance(workspace, Sandbox)
-    fresh = workspace.server is None or workspace.server.ended
+    server = workspace.server
     try:
         return await _kernel(spec, workspace)
     except KernelStartError:
-        if fresh:
+        if server is None or server is not workspace.server:
             raise
         # What cells left in there, such as processes up to the limit, keeps new kernels from starting.
-        await workspace.leave()
-        workspace.server = None
+        await workspace.give_up(server)
         return await _kernel(spec, workspace)
 
 

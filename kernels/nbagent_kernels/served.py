@@ -21,6 +21,8 @@ class Served:
 
     dead: asyncio.Future[str]
     """Done when the kernel is gone, with the cause."""
+    unheard: bool
+    """The server did not confirm its end."""
     _loop: asyncio.AbstractEventLoop
 
     def served_by(self, order: Order, number: int) -> None:
@@ -29,6 +31,7 @@ class Served:
         self._order = order
         self._interrupts = 0
         self._quiet: asyncio.Future[None] | None = None
+        self.unheard = False
         self._unconfirmed: asyncio.TimerHandle | None = None
 
     def send_signal(self, number: int) -> None:
@@ -44,7 +47,7 @@ class Served:
 
     def passed_on(self) -> None:
         """The server has sent the kernel an interrupt."""
-        self._interrupts -= 1
+        self._interrupts = max(0, self._interrupts - 1)
         if not self._interrupts and self._quiet is not None:
             settle(self._quiet)
 
@@ -53,8 +56,11 @@ class Served:
         if not self.dead.done():
             self._order({"op": "drop", "id": self.id})
             if self._unconfirmed is None:
-                why = f"killed; the fork server did not confirm its end within {END_S:g} s"
-                self._unconfirmed = self._loop.call_later(END_S, self.ended, {"op": "failed", "why": why})
+                self._unconfirmed = self._loop.call_later(END_S, self._unconfirmed_end)
+
+    def _unconfirmed_end(self) -> None:
+        self.unheard = True
+        self.ended({"op": "failed", "why": f"killed; the fork server did not confirm its end within {END_S:g} s"})
 
     def confirmed(self) -> bool:
         """False where the kernel's end was known before; else its confirmation is not waited for any more."""

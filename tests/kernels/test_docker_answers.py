@@ -24,7 +24,7 @@ def backend():
 def answering(monkeypatch, session, *bodies: bytes) -> None:
     """Have every request for files answered by these frames, as code that took the answering process over would."""
 
-    async def clerk() -> Frames:
+    async def clerk(seconds: float) -> Frames:
         ours, theirs = socket.socketpair()
 
         def answer() -> None:
