@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tomllib
 from pathlib import Path
@@ -19,17 +20,22 @@ def calls(families: dict[str, dict[str, str]]) -> set[str]:
 
 
 def rules(condition: dict[str, Any]) -> list[dict[str, Any]]:
-    """One rule for each value: the engine joins rules of one call by `or`."""
+    """One rule for each value: the engine joins rules of one call by `or`, and what one rule compares by `and`."""
+    compared = [comparisons(each) for each in (condition, *condition.get("also", ()))]
+    allow: dict[str, Any] = {"action": "SCMP_ACT_ALLOW"}
+    answer = {"action": "SCMP_ACT_ERRNO", "errnoRet": condition["errno"]} if "errno" in condition else allow
+    return [{"names": [condition["call"]], **answer, "args": list(each)} for each in itertools.product(*compared)]
+
+
+def comparisons(condition: dict[str, Any]) -> list[dict[str, Any]]:
+    """One comparison of an argument for each value."""
     mask = condition.get("mask")
-    compare: list[dict[str, Any]] = [
+    return [
         {"index": condition["argument"], "value": value, "valueTwo": 0, "op": "SCMP_CMP_EQ"}
         if mask is None
         else {"index": condition["argument"], "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
         for value in condition["values"]
     ]
-    allow: dict[str, Any] = {"action": "SCMP_ACT_ALLOW"}
-    answer = {"action": "SCMP_ACT_ERRNO", "errnoRet": condition["errno"]} if "errno" in condition else allow
-    return [{"names": [condition["call"]], **answer, "args": [each]} for each in compare]
 
 
 def make(families: dict[str, Any], traced: dict[str, list[str]]) -> dict[str, Any]:

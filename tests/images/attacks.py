@@ -26,6 +26,10 @@ CALLS: dict[str, tuple[object, ...]] = {
     "socket AF_ALG": (41, 38, 5, 0),
     "socket AF_NETLINK": (41, 16, 3, 0),
     "socket AF_PACKET": (41, 17, 3, 0),
+    "socket AF_INET datagrams": (41, 2, 2, 0),
+    "socket AF_INET6 datagrams": (41, 10, 0x80002, 17),
+    "socket AF_INET raw": (41, 2, 3, 1),
+    "socket AF_INET sctp": (41, 2, 1, 132),
     "socket AF_UNIX with high bits": (41, (1 << 32) | 40, 1, 0),
     "userfaultfd": (323, 1),
     "unshare user": (272, CLONE_NEWUSER),
@@ -57,6 +61,7 @@ CALLS: dict[str, tuple[object, ...]] = {
     "move_pages": (279, 0, 0, None, None, None, 0),
     "memfd_secret": (447, 0),
     "vmsplice": (278, -1, None, 0, 0),
+    "io_setup": (206, 1, ctypes.byref(ctypes.c_ulong())),
     "prlimit of another": (302, os.getppid() or 1, 7, None, room),
     "seccomp": (317, 2, 0, room),
 }

@@ -111,7 +111,7 @@ def sockets():
         near.sendall(b"hello")
         assert far.recv(5) == b"hello"
     listener.close()
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as plain:
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as plain:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     with zmq.Context() as context, context.socket(zmq.REP) as bound:
         bound.bind_to_random_port("tcp://127.0.0.1")
