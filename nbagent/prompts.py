@@ -1,6 +1,7 @@
 """Prompts as token ids: the chat template's fixed pieces and the policy's parts, each encoded on its own and joined.
 
-A joined text is never encoded again, so a part has the same ids wherever it stands, and ids are cached by text. For a
+A joined text is never encoded again, so a part has the same ids wherever it stands. Ids of what prompts consist of are
+kept by text, within a bound of bytes; of what was only counted the last few, since most of it is never shown. For a
 remote endpoint nothing is encoded: counts are those of a named tokenizer or of a bound, both marked inexact, and what
 the endpoint reports is held against them.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from array import array
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -16,12 +18,17 @@ from typing import Any
 from nbagent.errors import ModelFolderError, UsageError
 from nbagent.models.base import Completion, Prompt
 from nbagent_context import Budget, SummaryRequest, Window
+from nbagent_context.cache import Cache
 from nbagent_context.types import measure
 
 BYTES_PER_TOKEN_BOUND = 1
 """Without a tokenizer a token is counted per byte: never too few, since every byte-level token covers one or more."""
 REMOTE_PER_MESSAGE = 8
 """Tokens that an endpoint's template is taken to add around a message; known ones add three to seven."""
+KEPT_BYTES = 64 << 20
+"""Most that a run's rollouts together keep of the ids of prompts: thousands of cells with the longest outputs shown."""
+COUNTED_BYTES = 8 << 20
+"""Most that is kept of what was only counted: more than comes between counting a prompt's parts and making it."""
 _log = logging.getLogger(__name__)
 
 
@@ -60,12 +67,25 @@ class PromptBuilder:
         self._image_tokens = image_tokens
         self._warned = False
         self.exact = tokenizer is not None
-        self._ids = lru_cache(maxsize=65536)(self._encode)
+        self._kept, self._counted = Cache(KEPT_BYTES), Cache(COUNTED_BYTES)
         self._glue = lru_cache(maxsize=256)(self._template_pieces)
 
-    def _encode(self, text: str) -> tuple[int, ...]:
-        assert self._tokenizer is not None
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _encode(self, text: str) -> array[int]:
+        """Ids of a text, from what is kept or made."""
+        ids: array[int] | None = self._kept.get(text)
+        if ids is None:
+            ids = self._counted.get(text)
+        if ids is None:
+            assert self._tokenizer is not None
+            ids = array("i", self._tokenizer(text, add_special_tokens=False)["input_ids"])
+            self._counted.put(text, ids, _taken(text, ids))
+        return ids
+
+    def _ids(self, text: str) -> array[int]:
+        """Ids of a part of a prompt, which is likely to be part of the next."""
+        ids = self._encode(text)
+        self._kept.put(text, ids, _taken(text, ids))
+        return ids
 
     def _template_pieces(self, roles: tuple[str, ...]) -> tuple[str, ...]:
         """What the chat template puts before, between and after the contents of messages with these roles."""
@@ -87,7 +107,7 @@ class PromptBuilder:
     def count(self, text: str) -> int:
         """Tokens of one part: exact with a tokenizer, else its UTF-8 bytes, which no byte-level tokenizer exceeds."""
         if self._tokenizer is not None:
-            return len(self._ids(text))
+            return len(self._encode(text))
         return len(text.encode("utf-8", "surrogatepass")) * BYTES_PER_TOKEN_BOUND
 
     def budget(self, tools: Sequence[dict[str, Any]] = ()) -> Budget:
@@ -100,7 +120,19 @@ class PromptBuilder:
             return Budget(self._room - self._sent_along(tools), REMOTE_PER_MESSAGE, self._image_tokens)
         start = sum(self.count(piece) for piece in self._glue(("system", "user")))
         pair = self._glue(("system", "user", "assistant", "user"))
-        return Budget(tokens=self._room - start, per_message=max(self.count(piece) for piece in pair))
+        per_message = max(self.count(piece) for piece in pair)
+        # Where there is no instruction there is a message less, and some templates put one of their own in its place.
+        start = max(start, self._without_system() - per_message)
+        return Budget(tokens=self._room - start, per_message=per_message)
+
+    def _without_system(self) -> int:
+        """Tokens around a prompt of one message; 0 for a template that demands a system message."""
+        from jinja2 import TemplateError
+
+        try:
+            return sum(self.count(piece) for piece in self._glue(("user",)))
+        except (TemplateError, ModelFolderError):
+            return 0
 
     def _sent_along(self, tools: Sequence[dict[str, Any]]) -> int:
         return REMOTE_PER_MESSAGE + (self.count(json.dumps(list(tools))) if tools else 0)
@@ -140,3 +172,8 @@ class PromptBuilder:
         """A demonstration's completion: the text's ids and the terminator."""
         assert self._tokenizer is not None
         return [*self._ids(text), self._tokenizer.eos_token_id]
+
+
+def _taken(text: str, ids: array[int]) -> int:
+    """About the bytes that a text and its ids take in a cache."""
+    return len(text) + ids.itemsize * len(ids) + 200
