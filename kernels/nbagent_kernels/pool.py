@@ -344,7 +344,7 @@ class KernelPool:
         return None
 
     async def _assign(self, ready: LiveSession | asyncio.Task[LiveSession | None], wanted: SessionSpec) -> LiveSession:
-        session = await ready if isinstance(ready, asyncio.Task) else ready
+        session = await _come_up(ready) if isinstance(ready, asyncio.Task) else ready
         if session is None:
             return await self._start(wanted)
         try:
@@ -363,6 +363,16 @@ def reseeds(spec: SessionSpec, backend: str) -> bool:
     A process keeps its PYTHONHASHSEED, and nothing here knows how other languages seed themselves.
     """
     return spec.language == "python" and spec.kernel is None and backend in ("fork", "docker")
+
+
+async def _come_up(claimed: asyncio.Task[LiveSession | None]) -> LiveSession | None:
+    """The session of a warm-up that somebody has claimed; nobody else would close it where that one is cancelled."""
+    try:
+        return await claimed
+    except asyncio.CancelledError:
+        if claimed.done() and not claimed.cancelled() and (session := claimed.result()) is not None:
+            await session.close()
+        raise
 
 
 async def _reseed(wire: Wire, seed: int) -> None:

@@ -6,7 +6,11 @@ import asyncio
 import contextlib
 import json
 import secrets
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -157,3 +161,36 @@ def test_what_is_held_ready_follows_what_is_left_and_what_repeats(jobs):
         return seen
 
     assert asyncio.run(targets()) == [2, 2, 1, 0, 2, 2, 2, 2]
+
+
+HOST = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_pools import SETTINGS, Always, Rollouts, RunFolder, ScriptedModel, Task, act, ready, until
+run = RunFolder.create(sys.argv[2], "seed = 0\\n")
+capsule = Path(sys.argv[2], "capsule")
+capsule.mkdir()
+with Rollouts(2) as rollouts:
+    jobs = [(Task(f"t-{i}", "?", capsule, Always()), f"r-{i}") for i in range(2)]
+    rollouts.run(jobs, ScriptedModel(act), SETTINGS, run)
+    until(lambda: ready(rollouts))
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_program_that_ends_takes_its_warm_containers_along(run, number):
+    place = run.path.with_name(f"{run.name}-host")
+    command = [sys.executable, "-c", HOST, str(Path(__file__).parent), str(place)]
+    host = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert host.stdout.readline() == "ready\n"
+    assert containers(place.name)
+    host.send_signal(number)
+    host.communicate(timeout=60)
+    if number == signal.SIGINT:
+        assert not containers(place.name)
+    until(lambda: all(one.owner == "ended" and one.state != "running" for one in containers(place.name)))

@@ -235,6 +235,30 @@ async def test_who_comes_while_a_warm_session_comes_up_takes_it_over(monkeypatch
         assert len(opened) == 1
 
 
+async def test_who_is_cancelled_as_the_session_taken_over_comes_up_leaves_none(monkeypatch):
+    made, go = [], asyncio.Event()
+
+    async def held(spec, backend):
+        made.append(await open_session(spec, backend))
+        await go.wait()
+        return made[0]
+
+    monkeypatch.setattr(pool, "open_session", held)
+    async with KernelPool(1, spec=SPEC) as kernels:
+        kernels.keep_warm(1)
+        await until(lambda: made)
+        (coming,) = kernels._warming
+        coming.add_done_callback(lambda _: caller.cancel())
+        kernels.warm = 0
+        caller = asyncio.create_task(kernels.acquire())
+        await until(lambda: kernels._coming == 1)
+        go.set()
+        await asyncio.wait([caller])
+        assert caller.cancelled()
+        with pytest.raises(SessionClosed):
+            await made[0].execute("1")
+
+
 async def test_nothing_is_warmed_up_beside_those_who_start(monkeypatch):
     monkeypatch.setattr(pool.os, "cpu_count", lambda: 2)
     async with KernelPool(4, spec=SPEC) as kernels:
