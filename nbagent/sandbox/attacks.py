@@ -17,7 +17,7 @@ LIMITS = Limits(memory_bytes=1 << 30, processes=128, output_bytes=1 << 20, grace
 GRADERS = ("nbagent_bixbench", "nbagent_training", "nbagent_images")
 """Names of what the host grades with."""
 
-Watch = Literal["inside", "ending", "stubborn", "flood", "planted", "capsule", "outlive"]
+Watch = Literal["inside", "ending", "processes", "memory", "stubborn", "flood", "planted", "capsule", "outlive"]
 """Who judges: the cell itself, or the host in a way of its own; see watch.py."""
 
 
@@ -52,6 +52,8 @@ class Attack:
     """What is to come of it."""
     given: Callable[[Facts], tuple[object, ...]] = lambda _: ()
     """The attempt's arguments."""
+    known: str = ""
+    """Why it is known to get through on some systems, as docker/README.md has it; that is shown, and is no failure."""
 
     @property
     def tries(self) -> str:
@@ -89,15 +91,27 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("unshare, setns", "inside", _calls.unshare, "refused"),
     Attack("setuid, capabilities", "inside", _calls.become_root, "none, none to gain"),
     Attack("ptrace", "inside", _calls.ptrace, "refused"),
+    Attack("server's memory", "inside", _calls.server_memory, "refused"),
+    Attack("server's limits", "inside", _calls.limits_of_others, "refused"),
+    Attack("server's output", "inside", _floods.engine_log, "not reached", lambda _: (1 << 20,)),
+    Attack("asynchronous i/o", "inside", _calls.asynchronous, "refused"),
     Attack("io_uring", "inside", _calls.io_uring, "refused"),
     Attack("bpf, perf", "inside", _calls.bpf, "refused"),
     Attack("keyctl", "inside", _calls.keyctl, "refused"),
     Attack("write outside", "inside", _calls.write_outside, "nothing written", lambda _: (["/var/tmp"],)),
     Attack("change the capsule", "capsule", _calls.overwrite, "the host's is as it was"),
-    Attack("fork bomb", "ending", _floods.forks, "stopped at the limit", lambda _: (4 * _PROCESSES,)),
-    Attack("thread bomb", "ending", _floods.threads, "stopped at the limit", lambda _: (4 * _PROCESSES,)),
-    Attack("memory bomb", "ending", _floods.memory, "stopped at the limit", lambda _: (_TWICE,)),
-    Attack("memory, shared out", "ending", _floods.memory_shared_out, "stopped at the limit", lambda _: (_TWICE,)),
+    Attack("fork bomb", "processes", _floods.forks, "stopped at the limit", lambda _: (4 * _PROCESSES,)),
+    Attack("thread bomb", "processes", _floods.threads, "stopped at the limit", lambda _: (4 * _PROCESSES,)),
+    Attack("memory bomb", "memory", _floods.memory, "stopped at the limit", lambda _: (_TWICE,)),
+    Attack("memory, shared out", "memory", _floods.memory_shared_out, "stopped at the limit", lambda _: (_TWICE,)),
+    Attack(
+        "memory of sockets",
+        "inside",
+        _floods.connections,
+        "counted",
+        lambda _: (64 << 20,),
+        known="control groups of version 1 do not count it",
+    ),
     *(
         Attack(f"fill {where}", "ending", _floods.fill, "stopped at a bound", lambda _, at=at: (at, _TWICE))  # type: ignore[misc]
         for at, where in zip(_ROOM, ("the work folder", "/tmp", "/dev/shm"), strict=True)

@@ -45,6 +45,11 @@ class Observed:
     seconds: float
     """How long it took."""
 
+    @property
+    def open(self) -> bool:
+        """Whether it shows a hole that is not known."""
+        return not (self.held or self.attack.known)
+
 
 def spec_of(image: Image, run: str) -> SessionSpec:
     """Of a sandbox as any run has it, with little memory and disk, so that they are soon full."""

@@ -35,15 +35,17 @@ async def report(image: Image, runtime: str | None = None) -> int:
         def told(one: Observed) -> None:
             """Print an attack that is over, show the next."""
             done.append(one)
-            console.print(line(one), soft_wrap=not console.is_terminal, style="" if one.held else "bold red")
+            console.print(line(one), soft_wrap=not console.is_terminal, style="bold red" if one.open else "")
             if len(done) < len(ATTACKS):
                 attack = ATTACKS[len(done)]
                 status.update(f"{len(done) + 1}/{len(ATTACKS)} {attack.name}: {attack.tries}")
 
         observed = await battery(spec, told=told)
-    through = [one.attack.name for one in observed if not one.held]
+    through = [one.attack.name for one in observed if one.open]
     seconds = sum(one.seconds for one in observed)
+    known = [one.attack.name for one in observed if not (one.held or one.open)]
     verdict = f"{len(through)} got through: {', '.join(through)}" if through else "every attack was held"
+    verdict += f"; known to get through: {', '.join(known)}" if known else ""
     console.print(
         f"\n{verdict} ({len(observed)} attacks, {seconds:.0f} s)", style="bold red" if through else "bold green"
     )
@@ -52,5 +54,7 @@ async def report(image: Image, runtime: str | None = None) -> int:
 
 def line(one: Observed) -> str:
     """A row of the table."""
-    mark = "held" if one.held else "OPEN"
-    return f"{mark} {one.attack.name:{NAME_WIDTH}}  {one.attack.expected:{EXPECTED_WIDTH}}  {foreign(one.text).plain}"
+    mark = "held" if one.held else "OPEN" if one.open else "note"
+    known = f" ({one.attack.known})" if mark == "note" else ""
+    text = foreign(one.text).plain
+    return f"{mark} {one.attack.name:{NAME_WIDTH}}  {one.attack.expected:{EXPECTED_WIDTH}}  {text}{known}"

@@ -108,6 +108,31 @@ def io_uring() -> str:
     return said({"io_uring_setup": tried(425, 4, room)})
 
 
+def asynchronous() -> str:
+    """Contexts of asynchronous input and output, of which the whole machine has one number."""
+    return said({"io_setup": tried(206, 128, ctypes.byref(ctypes.c_ulong()))})
+
+
+def limits_of_others() -> str:
+    """Limits of the first process, which answers the host: with fewer open files it could not."""
+    return said({"prlimit": tried(302, 1, 7, None, room)})
+
+
+def server_memory() -> str:
+    """Memory of the first process, which speaks with the host: a word of it read and written again."""
+    try:
+        lines = Path("/proc/1/maps").read_text().splitlines()
+        at = next(int(line.partition("-")[0], 16) for line in lines if " rw-p " in line)
+        with open("/proc/1/mem", "r+b", buffering=0) as memory:  # noqa: PTH123
+            memory.seek(at)
+            word = memory.read(8)
+            memory.seek(at)
+            memory.write(word)
+    except OSError as error:
+        return f"held: {error.strerror}"
+    return "through: memory of process 1 can be written"
+
+
 def bpf() -> str:
     """Programs and maps in the system's kernel, performance counters, faults handled by the program."""
     # struct perf_event_attr: type 1 (software), its size, then event 0 (the processor's clock)

@@ -31,18 +31,18 @@ SOCKETS = (
 
 def answered(family: int, kind: int, address: tuple[object, ...]) -> str:
     """What came of reaching an address; '' where the network is not there."""
-    with socket.socket(family, kind) as door:
-        door.settimeout(WAIT_S)
-        try:
+    try:
+        with socket.socket(family, kind) as door:
+            door.settimeout(WAIT_S)
             door.connect(address)
             if kind == socket.SOCK_DGRAM:
                 door.send(b"nbagent")
             return "sent" if kind == socket.SOCK_DGRAM else "connected"
-        except TimeoutError:
-            return "sent, no answer"
-        except OSError as error:
-            unreachable = error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EPERM)
-            return "" if unreachable or error.errno in (errno.EACCES, errno.EAFNOSUPPORT) else f"{error.strerror}"
+    except TimeoutError:
+        return "sent, no answer"
+    except OSError as error:
+        unreachable = error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EPERM)
+        return "" if unreachable or error.errno in (errno.EACCES, errno.EAFNOSUPPORT) else f"{error.strerror}"
 
 
 def verdict(found: list[str], else_held: str) -> str:
@@ -87,7 +87,8 @@ def dns() -> str:
         servers += re.findall(r"^nameserver (\S+)", Path("/etc/resolv.conf").read_text(), re.M)
     question = b"\x13\x37\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x06debian\x03org\x00\x00\x01\x00\x01"
     for server in servers:
-        with socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, socket.SOCK_DGRAM) as door:
+        family = socket.AF_INET6 if ":" in server else socket.AF_INET
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as door:
             door.settimeout(WAIT_S)
             with contextlib.suppress(OSError):
                 door.sendto(question, (server, 53))

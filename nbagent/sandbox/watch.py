@@ -61,6 +61,20 @@ async def ending(ground: Ground, cell: str) -> str:
     return printed(result) if result.status == "ok" else wrong(result)
 
 
+def counted(limit: str) -> Callable[[Ground, str], Awaitable[str]]:
+    """The control group counts that it stopped the cell, whatever became of that: no other limit did its work."""
+
+    async def watch(ground: Ground, cell: str) -> str:
+        """As above."""
+        result = await ground.session.execute(cell, timeout=CELL_S)
+        if result.status not in ("ok", "dead"):
+            return wrong(result)
+        said = printed(result) if result.status == "ok" else f"held: the kernel ended: {result.cause}"
+        return f"{said}; {result.limit}" if limit in result.limit else f"the {limit} limit was not hit: {said}"
+
+    return watch
+
+
 async def stubborn(ground: Ground, cell: str) -> str:
     """The cell runs out of time and is stopped, whatever it thinks of that."""
     result = await ground.session.execute(cell, timeout=SHORT_S)
@@ -157,6 +171,8 @@ async def outlive(ground: Ground, cell: str) -> str:
 WATCHES: dict[Watch, Callable[[Ground, str], Awaitable[str]]] = {
     "inside": inside,
     "ending": ending,
+    "processes": counted("processes"),
+    "memory": counted("memory"),
     "stubborn": stubborn,
     "flood": flood,
     "planted": planted,

@@ -34,6 +34,8 @@ FIRST_WORD = "through: "
 
 HARMFUL = {"kill everything", "broken messages", "forged messages"}
 """Attacks on a session's own channel and processes: what they would do is what the battery looks for afterwards."""
+KNOWN = {a.name for a in ATTACKS if a.known}
+"""What gets through depends on the system, in a sandbox and out of it."""
 FROM_HOST = {
     "network, IPv6",
     "change the capsule",
@@ -42,11 +44,12 @@ FROM_HOST = {
     "planted files",
     "outlive the session",
 } | {a.name for a in ATTACKS if a.watch == "stubborn"}
-FROM_INSIDE = [a for a in ATTACKS if a.watch in ("inside", "ending") and a.name not in HARMFUL | FROM_HOST]
+CELL_ITSELF = ("inside", "ending", "processes", "memory")
+FROM_INSIDE = [a for a in ATTACKS if a.watch in CELL_ITSELF and a.name not in HARMFUL | FROM_HOST | KNOWN]
 
 
 def test_all_but_the_harmful_ones_have_a_control() -> None:
-    assert {a.name for a in FROM_INSIDE} | FROM_HOST | HARMFUL == set(BY_NAME)
+    assert {a.name for a in FROM_INSIDE} | FROM_HOST | HARMFUL | KNOWN == set(BY_NAME)
     assert len(BY_NAME) == len(ATTACKS) >= 30
 
 
@@ -58,7 +61,8 @@ def observed(image: Callable[[str], Image]) -> dict[str, Observed]:
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_it_is_held(observed: dict[str, Observed], name: str) -> None:
-    assert observed[name].held, observed[name].text
+    assert not observed[name].open, observed[name].text
+    assert observed[name].held or observed[name].text.startswith(FIRST_WORD), observed[name].text
 
 
 @pytest.fixture(scope="module")
