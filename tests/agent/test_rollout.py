@@ -198,10 +198,11 @@ def test_many_rollouts_at_once_come_back_in_order(rollouts, task):
     assert len(ended) == 12
 
 
-def test_rollouts_take_their_kernels_from_a_pool(rollouts, task, caplog, monkeypatch):
+def test_rollouts_take_their_kernels_from_a_pool(task, caplog, monkeypatch):
     monkeypatch.setattr("nbagent_kernels.pool.FLOOR_BYTES", 1 << 60)
     monkeypatch.setattr("nbagent_kernels.pool.total_bytes", lambda: 1 << 60)
-    made = rollouts.run([(task, f"r-{i}") for i in range(3)], ScriptedModel(script, ByteTokenizer()), SETTINGS)
+    with Rollouts() as own:  # a pool that is kept has its floor already
+        made = own.run([(task, f"r-{i}") for i in range(3)], ScriptedModel(script, ByteTokenizer()), SETTINGS)
     assert {trajectory.outcome for trajectory in made} == {Outcome.CORRECT}
     assert "waiting for memory: sessions open or coming up: 1" in caplog.text
 

@@ -44,25 +44,42 @@ group_size = 2
 """
 
 
-@pytest.mark.docker
-@pytest.mark.slow
-def test_a_run_trains_in_containers_where_the_command_says_so(tmp_path):
+@pytest.fixture
+def trained(tmp_path):
+    """Runs a command that trains in containers; gives its run, in which all rollouts were made there."""
     try:
         backends.container_of("docker")
     except UsageError as error:
         pytest.skip(str(error))
+
+    def made(*words):
+        name = f"run-{secrets.token_hex(4)}"
+        command = [NBAGENT, *words, "--out", name, "--backend", "docker"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr
+        run = RunFolder.open(tmp_path / name)
+        assert 'backend = "docker"' in run.recipe.read_text()
+        logs = sorted(run.rollouts.glob("*.jsonl"))
+        started = [json.loads(log.read_text().splitlines()[0]) for log in logs]
+        assert {start["backend"] for start in started} == {"docker"}
+        assert {run.load(log.stem).outcome for log in logs} <= {"correct", "incorrect", "no_answer"}
+        assert not containers(name)
+        return logs
+
+    return made
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_a_run_trains_in_containers_where_the_command_says_so(trained, tmp_path):
     (tmp_path / "recipe.toml").write_text(SMALLEST)
-    name = f"run-{secrets.token_hex(4)}"
-    words = [NBAGENT, "train", "recipe.toml", "--out", name, "--backend", "docker"]
-    made = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
-    assert made.returncode == 0, made.stderr
-    run = RunFolder.open(tmp_path / name)
-    logs = sorted(run.rollouts.glob("*.jsonl"))
-    started = [json.loads(log.read_text().splitlines()[0]) for log in logs]
-    assert [start["backend"] for start in started] == ["docker"] * 2
-    assert {run.load(log.stem).outcome for log in logs} <= {"correct", "incorrect", "no_answer"}
-    assert 'backend = "docker"' in run.recipe.read_text()
-    assert not containers(name)
+    assert len(trained("train", "recipe.toml")) == 2
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_the_demo_takes_its_whole_path_in_containers(trained):
+    assert len(trained("demo", "--smoke")) == 28
 
 
 @pytest.mark.parametrize(
