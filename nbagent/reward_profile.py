@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from nbagent.blobs import storage_failed
+from nbagent.runfolder import write_whole
 from nbagent.score import Attempt, Score
 from nbagent.stats import Estimate, mean_of_tasks, pass_at_k, wilson
 
@@ -109,12 +109,9 @@ class Profile:
     """The task set's fingerprint."""
 
     def write(self, folder: Path) -> None:
-        """Write profile.json and profile.csv. Raises StorageError."""
-        try:
-            (folder / PROFILE_FILE).write_bytes(_PROFILE.dump_json(self, indent=1))
-            (folder / TABLE_FILE).write_text(self.to_csv(), encoding="utf-8")
-        except OSError as error:
-            storage_failed(folder, error)
+        """Write profile.json and profile.csv, each whole or not at all. Raises StorageError."""
+        write_whole(folder / PROFILE_FILE, _PROFILE.dump_json(self, indent=1))
+        write_whole(folder / TABLE_FILE, self.to_csv())
 
     def to_csv(self) -> str:
         """One line a task; pass@k in columns of their own, ends of Wilson's interval as `rate_low`, `rate_high`."""

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -78,7 +79,7 @@ class RunFolder:
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             if not run.recipe.exists():
-                _replace(run.recipe, recipe_text)
+                write_whole(run.recipe, recipe_text)
             for folder in (run.rollouts, run.path / "blobs", run.notebooks, run.checkpoints):
                 folder.mkdir(exist_ok=True)
             if not run._description.exists():
@@ -120,7 +121,7 @@ class RunFolder:
 
     def describe(self, **fields: Any) -> None:
         """Add fields to run.json, or replace them. Raises StorageError."""
-        _replace(self._description, json.dumps({**self.description(), **fields}, indent=1) + "\n")
+        write_whole(self._description, json.dumps({**self.description(), **fields}, indent=1) + "\n")
 
     def add_tasks(self, fingerprint: Mapping[str, Any], cache: Path | None = None) -> None:
         """Note a set of tasks, so that a replay finds its capsules again from any folder.
@@ -260,18 +261,33 @@ class RunFolder:
         kept = [line for line in self.read_metrics() if line.get("phase") != phase or line.get("step", 0) <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         if self.metrics.exists() and self.metrics.read_text() != text:
-            _replace(self.metrics, text)
+            write_whole(self.metrics, text)
         return [line for line in kept if line.get("phase") == phase]
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write by rename: a kill leaves the old text or the new, never half of it."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write by rename: a kill or a full disk leaves the old file, or none, or the new one, and never half of it.
+
+    What is there and no plain file, such as /dev/stdout, is written to as it is.
+
+    Raises:
+        StorageError: the disk is full or gone.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_text(text)
-        partial.rename(path)
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            # Otherwise a power cut may leave the new name with nothing under it.
+            os.fsync(file.fileno())
+        partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         storage_failed(path, error)
 
 

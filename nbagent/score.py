@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from nbagent.blobs import storage_failed
 from nbagent.errors import UsageError
+from nbagent.runfolder import write_whole
 from nbagent.stats import Estimate, mean_of_tasks
 from nbagent.tasks import Outcome
 from nbagent.trajectory import Trajectory
@@ -155,12 +156,15 @@ class Score:
         return {task: right / n for task, (n, right) in _graded_counts(self.attempts).items() if n}
 
     def write(self, path: Path) -> None:
-        """Write score.json. Raises StorageError."""
+        """Write score.json, whole or not at all: where it is there, a resumed run does not score again.
+
+        Raises StorageError.
+        """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(_SCORE.dump_json(self, indent=1))
         except OSError as error:
             storage_failed(path, error)
+        write_whole(path, _SCORE.dump_json(self, indent=1))
 
 
 _SCORE = TypeAdapter(Score)

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from nbagent.blobs import storage_failed
 from nbagent.errors import UsageError
 from nbagent.reward_profile import Profile, TaskProfile, question_digest
+from nbagent.runfolder import write_whole
 from nbagent.tasks import Task
 
 FILTER_FILE = "filter.json"
@@ -74,11 +74,8 @@ class TaskFilter:
     """Fingerprint of the set that was profiled."""
 
     def write(self, path: Path) -> None:
-        """Write the file. Raises StorageError."""
-        try:
-            path.write_bytes(_FILTER.dump_json(self, indent=1))
-        except OSError as error:
-            storage_failed(path, error)
+        """Write the file, whole or not at all. Raises StorageError."""
+        write_whole(path, _FILTER.dump_json(self, indent=1))
 
     def select(self, tasks: Sequence[Task], where: str = "the filter") -> list[Task]:
         """The tasks of a set that are kept, in the set's order; tasks that were not profiled are left out.

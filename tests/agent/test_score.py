@@ -1,3 +1,5 @@
+import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -6,9 +8,11 @@ from rich.console import Console
 from nbagent.blobs import Blobs
 from nbagent.compare import compare
 from nbagent.errors import StorageError, UsageError
+from nbagent.reward_profile import profile_of
 from nbagent.score import Attempt, read_score, score_trajectories
 from nbagent.score_table import comparison_table, score_table
 from nbagent.stats import paired_difference, wilson
+from nbagent.task_filter import Keep, filter_of
 from nbagent.tasks import Outcome
 from nbagent.terminal import plain
 from nbagent.trajectory import Trajectory
@@ -99,6 +103,35 @@ def test_a_disk_that_is_full_is_a_storage_error():
     score = score_trajectories(attempts([C]))
     with pytest.raises(StorageError, match=r"/dev/full: cannot write: No space left"):
         score.write(Path("/dev/full"))
+
+
+@contextmanager
+def files_of_at_most(n_bytes):
+    """This process can make no larger file for a while, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_fills_while_results_are_written_leaves_none_that_look_done(tmp_path):
+    """Of a resumed run a score that is there is done: half of one would end every further try."""
+    score = score_trajectories(attempts([C, W] * 20, question="q"))
+    profile = profile_of(score, 4)
+    for write, file in (
+        (score.write, tmp_path / "score.json"),
+        (filter_of(profile, Keep()).write, tmp_path / "filter.json"),
+        (lambda path: profile.write(path.parent), tmp_path / "profile.json"),
+    ):
+        with files_of_at_most(200), pytest.raises(StorageError, match=file.name):
+            write(file)
+        assert list(tmp_path.iterdir()) == []
+    score.write(tmp_path / "score.json")
+    with files_of_at_most(200), pytest.raises(StorageError):
+        score_trajectories([]).write(tmp_path / "score.json")
+    assert read_score(tmp_path) == score, "the old one is kept"
 
 
 def test_an_attempt_is_read_from_its_event_log():

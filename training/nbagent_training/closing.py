@@ -8,6 +8,7 @@ from rich.console import Console
 
 from nbagent.compare import compare
 from nbagent.report import build_report
+from nbagent.runfolder import write_whole
 from nbagent.score_table import comparison_table, score_table
 from nbagent_training.run import TrainingRun
 
@@ -34,7 +35,7 @@ def close_demo(made: TrainingRun, console: Console, *, smoke: bool) -> None:
     facts["title"] = "nbagent demo (smoke: too short to learn)" if smoke else "nbagent demo"
     facts["demonstrations"] = DEMONSTRATIONS.format(flawed=f"{100 * made.recipe.tasks.flawed:.0f} %")
     facts["caveats"] = CAVEATS
-    facts_path.write_text(json.dumps(facts, indent=1) + "\n")
+    write_whole(facts_path, json.dumps(facts, indent=1) + "\n")
     report = build_report(made.run.path)
     for how in ("sampled", "greedy"):
         before, after = made.scores.get(f"warm_{how}"), made.scores.get(f"grpo_{how}")
