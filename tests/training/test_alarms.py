@@ -18,6 +18,7 @@ def healthy(n=60, seed=0):
                 "step": step + 1,
                 "entropy": (0.06 - 0.04 * t) * rng.uniform(0.5, 1.7),
                 "reward": 0.4 + 0.45 * min(1, 2.5 * t) + rng.gauss(0, 0.05),
+                "groups_live": 1 + round(11 * (1 - t)),
                 "share_mixed": max(0, round(12 * (0.9 - 0.75 * t) + rng.gauss(0, 1))) / 12,
                 "share_all_1": 0.5 * t,
                 "share_all_0": 0.1,
@@ -42,7 +43,7 @@ def ill(**changed):
 
 CASES = {
     alarms.entropy_collapse: ill(entropy=0.001),
-    alarms.no_mixed_groups: ill(share_mixed=0.0, share_all_1=0.9),
+    alarms.no_mixed_groups: ill(groups_live=0.0, share_mixed=0.0, share_all_1=0.9),
     alarms.gap_growing: ill(logp_gap=lambda place: 0.004 * (1 + place)),
     alarms.lengths_running_away: ill(trajectory_tokens_mean=300.0, reward=0.4),
     alarms.reward_collapse: ill(reward=0.1),
@@ -93,3 +94,21 @@ def test_a_single_peak_of_the_gradient_is_no_alarm():
 
 def test_a_steady_gap_is_no_alarm():
     assert alarms.gap_growing(ill(logp_gap=0.005)) == ""
+
+
+def test_a_gap_that_was_there_from_the_start_is_said_at_the_third_update():
+    lines = [{"logp_gap": 3.0} for _ in range(3)]
+    assert alarms.gap_growing(lines[:2]) == ""
+    assert "of 3 updates is 3;" in alarms.gap_growing(lines)
+
+
+def test_groups_of_equal_returns_that_have_a_gradient_are_no_alarm():
+    """As under grouping `rollout`, or with a penalty on failed steps."""
+    assert alarms.no_mixed_groups([{"share_mixed": 0.0, "groups_live": 2.0, "groups": 4.0}] * 9) == ""
+    assert alarms.no_mixed_groups([{"share_mixed": 1.0, "groups_live": 0.0, "groups": 4.0}] * 3)
+    assert alarms.no_mixed_groups([{"share_mixed": 0.0}] * 3), "lines of older runs say nothing of live groups"
+    assert alarms.no_mixed_groups([{"groups_live": 0.0, "groups": 0.0}] * 9) == "", "no rollout had a reward"
+
+
+def test_after_a_collapse_it_is_said_which_checkpoints_there_are():
+    assert "newest two checkpoints are kept" in alarms.reward_collapse(CASES[alarms.reward_collapse])

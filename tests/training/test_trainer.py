@@ -309,7 +309,21 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny, tokenizer, tmp_path):
     trainer = trainer_of(tiny, tokenizer, tmp_path, lambda update: Batch([row], {}), steps=1, save_strategy="no")
     with torch.no_grad():
         next(tiny.parameters())[7] = float("nan")
-    with pytest.raises(TrainingDiverged, match="update 1: the loss is nan"):
+    with pytest.raises(TrainingDiverged, match="update 1: the loss is nan; no checkpoint was saved yet"):
+        trainer.train()
+
+
+def test_after_a_loss_that_is_no_number_the_last_checkpoint_can_be_begun_with(tiny, tokenizer, tmp_path):
+    """--resume would repeat it, and refuses a recipe of another rate."""
+
+    def make(update):
+        if update:
+            with torch.no_grad():
+                next(tiny.parameters()).fill_(float("nan"))
+        return Batch(make_rows(update, 4), {})
+
+    trainer = trainer_of(tiny, tokenizer, tmp_path, make, steps=2, save_strategy="steps", save_steps=1)
+    with pytest.raises(TrainingDiverged, match=r"`nbagent export RUN --checkpoint grpo/checkpoint-1 --out FOLDER`"):
         trainer.train()
 
 

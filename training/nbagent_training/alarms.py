@@ -16,6 +16,8 @@ Check = Callable[[History], str]
 """What is wrong and what to try, or ''."""
 WINDOW = 10
 """Updates whose mean is judged: single updates of a few dozen rollouts are too noisy."""
+SURE = 3
+"""Values of what is wrong at any time of a run: enough that it is no single odd update."""
 QUIET = 10
 """Updates for which an alarm must have been off before it is said again."""
 
@@ -36,35 +38,47 @@ def entropy_collapse(history: History) -> str:
 
 
 def no_mixed_groups(history: History) -> str:
-    """Three updates running without one group whose returns differ: they carried no gradient.
+    """Three updates running without one group that has a gradient: nothing was learned.
 
-    One such update happens by chance where few groups are mixed; three are the tasks' doing.
+    One such update happens by chance where few groups are mixed; three are the tasks' doing. What counts is
+    `groups_live`: under grouping `rollout`, or `state` with gamma < 1 or penalties, groups of equal returns teach too.
     """
-    last = [line for line in history if "share_mixed" in line][-3:]
-    if len(last) < 3 or any(line["share_mixed"] > 0 for line in last):
+    last = [line for line in history if _live(line) is not None][-SURE:]
+    if len(last) < SURE or any(_live(line) for line in last):
         return ""
-    easy = sum(line.get("share_all_1", 0.0) for line in last) / 3
-    hard = sum(line.get("share_all_0", 0.0) for line in last) / 3
+    easy = sum(line.get("share_all_1", 0.0) for line in last) / SURE
+    hard = sum(line.get("share_all_0", 0.0) for line in last) / SURE
     return (
-        f"no mixed groups: for 3 updates every group was all right ({easy:.0%}) or all wrong ({hard:.0%}), so nothing "
-        f"was learned; take {'harder' if easy > hard else 'easier'} tasks, or larger groups"
+        f"no mixed groups: for {SURE} updates no group had a gradient (all right: {easy:.0%}, all wrong: {hard:.0%}), "
+        f"so nothing was learned; take {'harder' if easy > hard else 'easier'} tasks, or larger groups"
     )
 
 
+def _live(line: Mapping[str, Any]) -> float | None:
+    """Groups with a gradient, or the share of mixed ones; None where a line knows neither or had no group at all."""
+    live: float | None = line.get("groups_live", line.get("share_mixed"))
+    return live if line.get("groups", 1.0) else None
+
+
 def gap_growing(history: History) -> str:
-    """The sampler-trainer log-prob gap's mean over 10 updates has passed 0.02 and twice its beginning, or is over 0.05.
+    """The sampler-trainer gap: the mean of 3 updates is over 0.05, or that of 10 over 0.02 and twice its beginning.
 
     The gap is the mean of |log p_sampler - log p_trainer| over sampled tokens, so 0.02 is a mean probability error of
     about 2 %, where others report trouble (1-2 % and rising), and at 5 % they stop trusting the samples at all. A gap
     that is steady and small is the price of a sampler in lower precision; one that grows is a bug or stale weights.
+    A sync that never worked shows in the first updates, so the upper bound waits for no beginning to compare with.
     """
     first, last = _ends(history, "logp_gap")
-    if (last > 0.02 and last > 2 * first) or last > 0.05:
-        return (
-            f"sampler-trainer gap: the mean log-prob gap is {last:.3g} (it began at {first:.3g}); check the weight "
-            "sync and the sampler's precision, and set grpo.loss.correction"
-        )
-    return ""
+    newest = _values(history, "logp_gap")[-SURE:]
+    if len(newest) == SURE and _mean(newest) > 0.05:
+        said = f"the mean log-prob gap of {SURE} updates is {_mean(newest):.3g}"
+    elif last > 0.02 and last > 2 * first:
+        said = f"the mean log-prob gap is {last:.3g} (it began at {first:.3g})"
+    else:
+        return ""
+    return (
+        f"sampler-trainer gap: {said}; check the weight sync and the sampler's precision, and set grpo.loss.correction"
+    )
 
 
 def lengths_running_away(history: History) -> str:
@@ -95,8 +109,9 @@ def reward_collapse(history: History) -> str:
     last = _mean(rewards[-WINDOW:])
     if best >= 0.05 and last < best / 2:
         return (
-            f"reward collapse: reward is {last:.3f}, it was {best:.3f}; train anew from a checkpoint before the fall, "
-            "with a smaller grpo.lr"
+            f"reward collapse: reward is {last:.3f}, it was {best:.3f}; stop, and train anew with a smaller grpo.lr. "
+            "Only the newest two checkpoints are kept: where one is from before the fall, `nbagent export RUN --checkpoint "
+            "grpo/checkpoint-N` makes the model folder to begin with"
         )
     return ""
 

@@ -21,7 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from nbagent.errors import UsageError
 from nbagent_training.attention import use_own_attention
-from nbagent_training.checkpoints import SealedCheckpoints
+from nbagent_training.checkpoints import SealedCheckpoints, last_whole_checkpoint
 from nbagent_training.errors import TrainingDiverged
 from nbagent_training.groups import Batch, TrainingRow
 from nbagent_training.loss_settings import Kernel, Loss
@@ -222,10 +222,7 @@ class StepGRPOTrainer(SealedCheckpoints, Trainer):  # type: ignore[misc]
         whole = dict(zip(sums, added, strict=True))
         loss, tokens = whole.pop("loss"), whole.pop("tokens_trained")
         if loss - loss:
-            raise TrainingDiverged(
-                f"update {self.state.global_step + 1}: the loss is {loss}; the last checkpoint stands, "
-                "resume from it with a smaller grpo.lr"
-            )
+            raise TrainingDiverged(f"update {self.state.global_step + 1}: the loss is {loss}; {self._way_on()}")
         computed, unpacked = whole.pop("packed"), whole.pop("unpacked")
         means = {name: value / max(tokens, 1) for name, value in whole.items()}
         return {
@@ -236,6 +233,16 @@ class StepGRPOTrainer(SealedCheckpoints, Trainer):  # type: ignore[misc]
             "tokens_computed": computed,
             "micro_batches": float(n_batches * self.accelerator.num_processes),
         }
+
+    def _way_on(self) -> str:
+        """After a loss that is no number: --resume would only repeat it, and takes no other rate."""
+        last = last_whole_checkpoint(Path(self.args.output_dir))
+        if last is None:
+            return "no checkpoint was saved yet; begin a new run with a smaller grpo.lr"
+        return (
+            f"`nbagent export RUN --checkpoint grpo/{Path(last).name} --out FOLDER` makes a model of the last "
+            "checkpoint; begin a new run with model.folder = FOLDER and a smaller grpo.lr"
+        )
 
     def save_if_whole(self) -> bool:
         """Save a checkpoint unless an update was cut off in its middle; then the last one stands. True if saved."""
