@@ -8,11 +8,15 @@ from typing import Any
 
 from pydantic import Field
 
+# Known by being imported: the errors of remote models derive from ModelError.
+import nbagent.models.endpoint  # noqa: F401
+from nbagent.errors import InfrastructureError, ModelError
 from nbagent.recipe import Recipe
 from nbagent.rollouts import Group
 from nbagent.tasks import Outcome
 from nbagent.trajectory import Trajectory
-from nbagent_kernels import errors as kernel_errors
+from nbagent_images.errors import ImageError
+from nbagent_kernels.errors import KernelError
 from nbagent_training.errors import TooManyFailures
 
 ADVICE = {
@@ -34,9 +38,16 @@ class Failures(Recipe):
 def failure_class(trajectory: Trajectory) -> str:
     """`sandbox` (no kernel came up, or it failed), `model` (it could not be asked) or `other` (a bug, a verifier)."""
     kind = trajectory.error.partition(":")[0]
-    if kind == "ModelError":
+    if kind in _names(ModelError):
         return "model"
-    return "sandbox" if kind == "InfrastructureError" or hasattr(kernel_errors, kind) else "other"
+    return (
+        "sandbox" if any(kind in _names(root) for root in (InfrastructureError, KernelError, ImageError)) else "other"
+    )
+
+
+def _names(root: type[Exception]) -> set[str]:
+    """Of an error and all that derive from it: a log holds the class as a word."""
+    return {root.__name__}.union(*(_names(derived) for derived in root.__subclasses__()))
 
 
 def count_failures(groups: Sequence[Group]) -> dict[str, float]:
