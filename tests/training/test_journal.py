@@ -1,7 +1,9 @@
 """The journal of a run: metrics without gap or repetition, alarms, trackers, the terminal, and the table of names."""
 
+import importlib
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,100 @@ def test_tensorboard_gets_every_number_and_hides_what_a_kill_lost(run):
     seen = event_accumulator.EventAccumulator(str(run.path / "tensorboard" / "grpo"))
     seen.Reload()
     assert [(e.step, round(e.value, 3)) for e in seen.Scalars("reward")] == [(1, 0.1), (2, 0.2), (3, 0.5)]
+
+
+WANDB = """
+from types import SimpleNamespace
+said, known, broken = [], True, ()
+
+
+def setup():
+    return SimpleNamespace(settings=SimpleNamespace(mode="online"))
+
+
+def login(prompt=True, verify=True):
+    assert not prompt
+    return known
+
+
+def define_metric(name, **more):
+    said.append(("define_metric", name, more))
+"""
+SERVICE = """
+def init(**about):
+    if "init" in broken:
+        raise RuntimeError("no such entity\\nand much more")
+    said.append(("init", about["project"]))
+
+
+def log(numbers):
+    if "log" in broken:
+        raise ConnectionError("tracker down")
+    said.append(("log", numbers))
+
+
+def finish():
+    if "finish" in broken:
+        raise ConnectionError("tracker down")
+    said.append(("finish",))
+"""
+
+
+@pytest.fixture(params=["wandb", "trackio"])
+def service(request, tmp_path, monkeypatch):
+    """The module of a service, as far as it is used: the real ones want an account and a network."""
+    (tmp_path / "site").mkdir()
+    text = (WANDB if request.param == "wandb" else "said, broken = [], ()\n") + SERVICE
+    (tmp_path / "site" / f"{request.param}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.delitem(sys.modules, request.param, raising=False)
+    importlib.invalidate_caches()
+    yield importlib.import_module(request.param)
+    del sys.modules[request.param]
+
+
+def followed(run, service, n=3):
+    """A phase of n updates under that service's eyes."""
+    watch = Watch(report_to=(service.__name__,))
+    check_trackers(watch)
+    trackers = open_trackers(watch, run, {})
+    journal = Journal(run, "grpo", silent, trackers)
+    journal.begin(0)
+    for step in range(1, n + 1):
+        journal.add(step, {"reward": step / 10})
+    for tracker in trackers:
+        tracker.close()
+    return [line["step"] for line in run.read_metrics()]
+
+
+def test_a_service_gets_every_number_at_its_phases_step(run, service):
+    assert followed(run, service) == [1, 2, 3]
+    axes = [("define_metric", "grpo/step", {}), ("define_metric", "grpo/*", {"step_metric": "grpo/step"})]
+    logged = [("log", {"grpo/step": n, "grpo/reward": n / 10}) for n in (1, 2, 3)]
+    assert service.said == [("init", "nbagent"), *(axes if service.__name__ == "wandb" else []), *logged, ("finish",)]
+
+
+def test_a_service_that_fails_in_a_run_is_told_once_and_the_run_goes_on(run, service, caplog):
+    service.broken = ("log", "finish")
+    assert followed(run, service) == [1, 2, 3]
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith(f"{service.__name__}: ConnectionError: tracker down; the run goes on")
+
+
+def test_a_service_that_does_not_begin_is_one_line(run, service):
+    service.broken = ("init",)
+    with pytest.raises(
+        UsageError, match=rf"{service.__name__} did not begin \(RuntimeError: no such entity\)"
+    ) as raised:
+        open_trackers(Watch(report_to=(service.__name__,)), run, {})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("service", ["wandb"], indirect=True)
+def test_wandb_without_a_login_is_refused_before_there_is_a_run(service, monkeypatch):
+    service.known = False
+    with pytest.raises(UsageError, match="`wandb login`, or set WANDB_MODE=offline"):
+        check_trackers(Watch(report_to=("wandb",)))
 
 
 def lines(n):
