@@ -17,6 +17,7 @@ from nbagent.score_run import ScoreRecipe
 from nbagent.tasks import open_tasks
 from nbagent.trajectory import Recorder
 from nbagent_training.groups import batch_of
+from nbagent_training.lineage import practice_id, practised_in
 from nbagent_training.offline import offline_recipe
 from nbagent_training.recipe import Grpo, TrainRecipe
 from nbagent_training.recorded import Recorded, own_examples, recorded
@@ -141,6 +142,41 @@ def test_held_out_rollouts_of_a_training_run_are_never_taken(tiny, tokenizer, ta
             write(run, tokenizer, first, f"train-{version:05d}-0-t0-{i}", prompt, [made[i]], float(i), version=version)
     write(run, tokenizer, second, "grpo_sampled-t1-0", prompt, [made[0]], 1.0)
     assert [(g.task_id, g.version) for g in recorded(run)] == [("t0", 0), ("t0", 1)]
+
+
+def test_groups_of_a_run_whose_rollouts_ran_ahead_are_those_of_its_updates(tiny, tokenizer, tasks, tmp_path):
+    """Older weights than the update's made some of a group; what it was compared with is what it was."""
+    run = RunFolder.create(tmp_path / "ahead", "[grpo]\ntemperature = 1.0\n[sampler]\nstaleness = 2\n")
+    run.add_tasks(tasks.fingerprint())
+    prompt, made = sampled(tiny, tokenizer, 4)
+    task = tasks.tasks()[0]
+    for update, versions in ((1, (0, 0, 1, 1)), (2, (0, 1, 1, 2))):
+        for i, version in enumerate(versions):
+            name = practice_id(update, 0, "t0", i)
+            write(run, tokenizer, task, name, prompt, [made[i]], float(i % 2), version=version)
+    for i in range(2):
+        name = practice_id(2, 1, "t0", i)
+        write(run, tokenizer, task, name, prompt, [made[i]], float(i), version=2)
+    assert [(g.version, g.place, len(g.rewards)) for g in recorded(run)] == [(1, 0, 4), (2, 0, 4), (2, 1, 2)]
+
+
+def test_what_a_practised_rollout_was_for_is_in_its_id():
+    assert practised_in(practice_id(12, 3, "a-b", 7)) == (12, 3)
+    assert practised_in(practice_id(12, 3, "ä task/" * 99, 7) + "+1.0") == (12, 3)
+    assert practised_in("grpo_sampled-t1-0") is None
+    assert practised_in("train-me-1-0") is None, "a task of that name in a score"
+
+
+def test_a_run_of_the_benchmark_is_refused_in_words(tmp_path, tokenizer):
+    run = RunFolder.create(tmp_path / "bix", 'tasks = "t"\nmodel = "m"\nmode = "open"\ntemperature = 1.0\n')
+    given = TrainRecipe.model_validate({"model": {"folder": "m"}})
+    for refused in (
+        lambda: offline_recipe(run.path),
+        lambda: offline_recipe(run.path, given),
+        lambda: own_examples(run.path, tokenizer, keep="all", per_task=1, order="random", seed=0),
+    ):
+        with pytest.raises(UsageError, match=r"another kind \(it has 'mode'\); only rollouts of `nbagent train`, "):
+            refused()
 
 
 def test_own_examples_are_right_ones_once_each_shortest_first(scored, tokenizer):

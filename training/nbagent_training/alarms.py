@@ -110,8 +110,8 @@ def reward_collapse(history: History) -> str:
     if best >= 0.05 and last < best / 2:
         return (
             f"reward collapse: reward is {last:.3f}, it was {best:.3f}; stop, and train anew with a smaller grpo.lr. "
-            "Only the newest two checkpoints are kept: where one is from before the fall, `nbagent export RUN --checkpoint "
-            "grpo/checkpoint-N` makes the model folder to begin with"
+            "Only the newest two checkpoints are kept: where one is from before the fall, `nbagent export RUN "
+            "--checkpoint grpo/checkpoint-N` makes the model folder to begin with"
         )
     return ""
 

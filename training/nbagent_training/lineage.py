@@ -132,6 +132,18 @@ def practice_id(version: int, *parts: str | int) -> str:
     return rollout_id(PRACTICE, f"{version:05d}", *parts)
 
 
+def practised_in(name: str) -> tuple[int, int] | None:
+    """The update that a rollout was practised for, and its group's place there; None for one that was not practised.
+
+    A branch's id begins with its root's, and one that was shortened with what it was shortened from.
+    """
+    first, *rest = name.split("-")
+    numbers = rest[:2]
+    if first != PRACTICE or len(numbers) < 2 or not all(number.isdigit() for number in numbers):
+        return None
+    return int(numbers[0]), int(numbers[1])
+
+
 def _name(before: str, rows: Sequence[TrainingRow]) -> str:
     found = hashlib.sha256(before.encode())
     for row in rows:

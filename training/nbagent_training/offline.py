@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from nbagent.recipe import load_recipe
 from nbagent.runfolder import RunFolder
 from nbagent.score_run import ScoreRecipe
 from nbagent_training.recipe import TrainRecipe
-from nbagent_training.recorded import recorded
+from nbagent_training.recorded import check_kind, recorded
 
 PASSES = 2
 """Over the rows, where nothing else was named: after more the ratios of most tokens are clipped."""
@@ -30,9 +29,10 @@ def offline_recipe(path: Path, recipe: TrainRecipe | None = None) -> TrainRecipe
     log-probs.
 
     Raises:
-        UsageError: no run is there, or one that names no model that can be trained.
+        UsageError: no run is there, one of another kind, or one that names no model that can be trained.
     """
     run = RunFolder.open(path)
+    check_kind(run)
     given = recipe.model_dump() if recipe is not None else _of_score(run)
     grpo = given["grpo"]
     loss = grpo.setdefault("loss", {})
@@ -43,7 +43,7 @@ def offline_recipe(path: Path, recipe: TrainRecipe | None = None) -> TrainRecipe
 
 
 def _of_score(run: RunFolder) -> dict[str, Any]:
-    if "grpo" in tomllib.loads(run.recipe.read_text(encoding="utf-8")):
+    if "grpo" in check_kind(run):
         raise UsageError(
             f"{run.path}: is a training run, whose rollouts are of many versions of its weights; name a recipe whose "
             "model.folder is the one to begin with"

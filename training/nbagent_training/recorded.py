@@ -28,9 +28,10 @@ from nbagent.errors import UsageError
 from nbagent.rollouts import Group
 from nbagent.runfolder import RunFolder
 from nbagent.samples import StepSample, samples
+from nbagent.score_run import ScoreRecipe
 from nbagent.tasks import Task
 from nbagent.trajectory import Trajectory
-from nbagent_training.lineage import PRACTICE, Lineage
+from nbagent_training.lineage import Lineage, practised_in
 from nbagent_training.practice import check_rewards
 
 Keep = Literal["correct", "all"]
@@ -39,11 +40,15 @@ Order = Literal["shortest", "random"]
 
 @dataclass(frozen=True, slots=True)
 class RecordedGroup:
-    """The rollouts of one task that weights of one version made."""
+    """The rollouts that are compared with each other: of a score all those of a task, of a training run one group."""
 
     task_id: str
     question: str
-    version: int
+    version: int = 0
+    """Update of the training run that practised them; 0 in a score. Where rollouts ran ahead, older weights than the
+    update's made some of them."""
+    place: int = 0
+    """Among the groups of that update."""
     rollout_ids: list[str] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     """In the order of the ids."""
@@ -62,14 +67,14 @@ def recorded(run: RunFolder) -> list[RecordedGroup]:
     Raises:
         UsageError: there are none.
     """
-    practised = "grpo" in tomllib.loads(run.recipe.read_text(encoding="utf-8"))
-    groups: dict[tuple[str, str, int], RecordedGroup] = {}
+    sampled = check_kind(run)
+    groups: dict[tuple[str, str, int, int], RecordedGroup] = {}
     for trajectory in run.trajectories():
-        held_out = practised and not trajectory.rollout_id.startswith(f"{PRACTICE}-")
-        first = next((event for event in trajectory.events if event["kind"] == "call"), None)
-        if trajectory.reward is None or held_out or first is None:
+        group_of = practised_in(trajectory.rollout_id) if "grpo" in sampled else (0, 0)
+        called = any(event["kind"] == "call" for event in trajectory.events)
+        if trajectory.reward is None or group_of is None or not called:
             continue
-        key = trajectory.task_id, trajectory.question, int(first["version"])
+        key = trajectory.task_id, trajectory.question, *group_of
         group = groups.setdefault(key, RecordedGroup(*key))
         group.rollout_ids.append(trajectory.rollout_id)
         group.rewards.append(trajectory.reward)
@@ -78,6 +83,21 @@ def recorded(run: RunFolder) -> list[RecordedGroup]:
             f"{run.path}: holds no rollout with a reward; give a run of `nbagent score` or `nbagent train`"
         )
     return list(groups.values())
+
+
+def check_kind(run: RunFolder) -> dict[str, Any]:
+    """The recipe of a run whose rollouts may be learned from.
+
+    Raises:
+        UsageError: it is a run of another kind, such as one of the benchmark, whose tasks are there to be scored.
+    """
+    recipe = tomllib.loads(run.recipe.read_text(encoding="utf-8"))
+    if "grpo" not in recipe and (other := sorted(recipe.keys() - ScoreRecipe.model_fields.keys())):
+        raise UsageError(
+            f"{run.path}: its recipe is of another kind (it has {other[0]!r}); only rollouts of `nbagent train`, "
+            "`nbagent score` and `nbagent profile` are learned from; give such a run"
+        )
+    return recipe
 
 
 def check_recorded(
@@ -154,7 +174,7 @@ class Recorded:
         self.run = RunFolder.open(path)
         self.lineage = Lineage(into)
         self.seed = seed
-        sampled = tomllib.loads(self.run.recipe.read_text(encoding="utf-8"))
+        sampled = check_kind(self.run)
         was = sampled.get("temperature", sampled.get("grpo", {}).get("temperature", temperature))
         if was != temperature:
             raise UsageError(f"{path}: was sampled at temperature {was:g}; set grpo.temperature to it")
