@@ -27,6 +27,10 @@ class RefusedError(ModelError):
     """The endpoint will answer no call of this run: a wrong key, an unknown model."""
 
 
+class MissingError(RefusedError):
+    """What was asked for is not there: a model of that name, or the way to it."""
+
+
 class UnreachableError(ModelError):
     """No call was ever answered: the address is wrong or the server is not up."""
 
@@ -118,7 +122,7 @@ class Endpoint:
 
         Raises:
             TransientError: another try may succeed.
-            RefusedError: none will.
+            RefusedError: none will; MissingError where there is nothing of that name.
             ModelError: this request is refused; others may be taken.
         """
         if self._client is None:
@@ -145,7 +149,8 @@ class Endpoint:
             # One prompt that is too long, or that a filter refuses, says nothing of the others.
             raise ModelError(f"{self.url}{path}: {_status(response)}")
         if not response.is_success:
-            raise RefusedError(f"{self.url}{path}: {_status(response)}")
+            error = MissingError if response.status_code == 404 else RefusedError
+            raise error(f"{self.url}{path}: {_status(response)}")
         try:
             answer = response.json()
         except ValueError:

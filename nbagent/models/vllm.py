@@ -4,6 +4,10 @@ A completion is the server's own ids, terminator included, with the log-probs of
 sampling knows a temperature and nothing else. New weights are written to a folder and loaded by the server, or sent to
 it past any file (weight_transfer.py): whole weights between calls, so that a completion comes from one version, a LoRA
 adapter under a name of its own beside calls that go on with the one before.
+
+A server of this program's own that dies is started with the newest weights. One at a URL that its owner starts again
+has those that he named: it is told a mark together with new weights, which vLLM forgets with them, and is asked for it
+after each call. An answer without the mark is thrown away, and the weights are given again.
 """
 
 from __future__ import annotations
@@ -15,7 +19,6 @@ import logging
 import secrets
 import shutil
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,14 +29,16 @@ import httpx
 
 from nbagent.errors import ModelError, UsageError
 from nbagent.models.base import Completion, Prompt, SamplingParams
-from nbagent.models.endpoint import Endpoint, TransientError, UnreachableError
+from nbagent.models.endpoint import Endpoint, MissingError, TransientError, UnreachableError
 from nbagent.models.vllm_server import POLL_S, SERVED, VLLMServer, check_log_probs
-from nbagent.models.weight_transfer import Delivery, WeightSender
+from nbagent.models.weight_transfer import TRIES, Delivery, Told, WeightSender, in_thread
 
 CALL_S = 1800.0
 """Seconds a call may take: with many rollouts at once it waits its turn at the server."""
-TRIES = 5
-"""Of a call, and of a swap of weights, each after the server answers again."""
+TRIES_AWAY = 12
+"""Of a call to a server at a URL, some minutes in all: its owner may start it again."""
+UNMARKED = "default"
+"""What vLLM says of the weights that it started with."""
 _log = logging.getLogger(__name__)
 
 
@@ -78,7 +83,9 @@ class VLLMModel:
         self._url = url.rstrip("/").removesuffix("/v1")
         uds = str(server.uds) if server is not None else None
         base = self._url or "http://vllm"
-        self._endpoint = Endpoint(base, uds=uds, timeout_s=CALL_S, max_retries=TRIES - 1)
+        tries = TRIES if server is not None else TRIES_AWAY
+        self._endpoint = Endpoint(base, uds=uds, timeout_s=CALL_S, max_retries=tries - 1)
+        self._told = Told(server, self._url)
         self._delivery = Delivery(sender) if sender is not None else None
         if server is not None:
             server.prepare = self._delivery.bring_again if self._delivery is not None else None
@@ -91,7 +98,9 @@ class VLLMModel:
         self._adapters: dict[str, Path] = {}
         self._stop_ids = _stop_ids(tokenizer, folder or (server.model if server is not None else None))
         self._under_way, self._swapping = Counter[str](), False
-        self._turn = threading.Condition()
+        self._turn, self._swaps, self._mending = threading.Condition(), threading.Lock(), asyncio.Lock()
+        self._mark, self._marks = "", itertools.count()
+        self._given: Path | None = None
         self.save: Callable[[Path], None] | None = None
         self.version = 0
 
@@ -143,44 +152,101 @@ class VLLMModel:
         with self._alone():
             if self._server is not None:
                 self._server.hold(folder)
-            self._tell("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
+            mark = self._new_mark()
+            self._reload(folder)
             self._begin(version)
+            self._mark, self._given = mark, folder
         self._forget(keep={folder})
+
+    def _reload(self, folder: Path) -> None:
+        self._told.tell("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
 
     def _send(self, delivery: Delivery, version: int) -> None:
         with self._alone():
+            delivery.take()
+            self.version = version
+            if self._server is None and self._mark and self._their_mark() != self._mark:
+                delivery.close()  # the group ended with the server that was in it
+            mark = self._new_mark()
             start = self._server.starts if self._server is not None else 0
             try:
-                with self._client() as client:
+                with self._told.client() as client:
+                    start = self._server.starts if self._server is not None else 0
                     delivery.bring(client)
-            except ModelError as error:
+            except (ModelError, httpx.TransportError) as error:
                 if self._server is None:
                     raise
                 # A server that got half of them is of no version; a new one is given all before it is asked.
                 _log.warning("%s; the server is started again", error)
                 self._server.start_again(start)
             self._begin(version)
+            self._mark = mark
+
+    def _new_mark(self) -> str:
+        """Tell a server at a URL a mark for weights that are about to come. Raises ModelError.
+
+        Before them: one that is started again in between has no mark then, with whatever weights.
+        """
+        if self._server is not None:
+            return ""
+        mark = f"{self._tag}-{next(self._marks)}"
+        self._told.tell("/update_weight_version", {"new_version": mark})
+        return mark
+
+    def _their_mark(self) -> str:
+        return str(self._told.tell("/weight_info", None).get("weight_version"))
+
+    def _give_again(self) -> None:
+        """Have a server at a URL that lost the weights take them again.
+
+        Raises:
+            ModelError: it did not, or was given another program's.
+        """
+        with self._alone():
+            if (theirs := self._their_mark()) == self._mark:
+                return
+            if theirs != UNMARKED and not theirs.startswith(self._tag):
+                raise ModelError(f"{self._url}: holds weights of another program; a run needs a server of its own")
+            _log.warning("the server at %s was started again; it is given the newest weights", self._url)
+            mark = self._new_mark()
+            if self._delivery is not None:
+                with self._told.client() as client:
+                    self._delivery.bring_again(client)
+            elif self._given is not None:
+                self._reload(self._given)
+            self._begin(self.version)
+            self._mark = mark
 
     def _begin(self, version: int) -> None:
         """Answer with these weights from now on."""
-        if not self._tell("/reset_prefix_cache", {}).get("success"):
+        if not self._told.tell("/reset_prefix_cache", {}).get("success"):
             raise ModelError("vLLM kept its prefix cache, which holds states of the old weights; who else asks it?")
         self.version = version
 
     def _swap_adapter(self, folder: Path, version: int) -> None:
         # The cache of prefixes tells adapters apart by name, so nothing is reset, and calls under way go on.
         name = f"{self._tag}-{folder.name}"
-        if self._server is not None:
-            self._server.adapter = (name, folder)
-        self._tell("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)}, done="already been loaded")
+        # A server that dies now starts with the one before too, by whose name calls go on.
+        self._on_start({**self._adapters, name: folder})
+        self._load(name, folder)
         self._adapters[name] = folder
         with self._turn:
             self._served, self.version = name, version
             idle = [old for old in self._adapters if old != name and not self._under_way[old]]
         for old in idle:
-            self._tell("/v1/unload_lora_adapter", {"lora_name": old}, done="cannot be found")
             del self._adapters[old]
+        self._on_start(self._adapters)
+        for old in idle:
+            self._told.tell("/v1/unload_lora_adapter", {"lora_name": old}, done="cannot be found")
         self._forget(keep=set(self._adapters.values()))
+
+    def _on_start(self, adapters: dict[str, Path]) -> None:
+        if self._server is not None:
+            self._server.adapters = dict(adapters)
+
+    def _load(self, name: str, folder: Path) -> None:
+        body = {"lora_name": name, "lora_path": str(folder)}
+        self._told.tell("/v1/load_lora_adapter", body, done="already been loaded")
 
     def _forget(self, keep: set[Path]) -> None:
         assert self._place is not None
@@ -190,58 +256,20 @@ class VLLMModel:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """No call is under way and none begins."""
-        with self._turn:
-            self._swapping = True
-            self._turn.wait_for(lambda: not self._under_way.total())
-        try:
-            yield
-        finally:
-            self._swapping = False
-
-    def _tell(self, path: str, body: dict[str, Any], done: str = "") -> dict[str, Any]:
-        """Post to the server; again where it died meanwhile, since it starts with the newest weights.
-
-        Args:
-            path: of the endpoint.
-            body: what is sent as JSON.
-            done: words of a refusal that says that it is done already.
-        """
-        for tries in range(TRIES):
+        """No call is under way, none begins, and nobody else swaps weights."""
+        with self._swaps:
             try:
-                with self._client() as client:
-                    answer = client.post(path, json=body)
-            except httpx.TransportError as error:
-                why = f"{type(error).__name__}: {error}"
-                time.sleep(0.5 * 2**tries)
-                continue
-            if answer.is_success:
-                found = answer.json() if answer.headers.get("content-type", "").startswith("application/json") else {}
-                return found if isinstance(found, dict) else {}
-            if done and done in answer.text:
-                return {}
-            why = f"HTTP {answer.status_code}: {answer.text[:300]}"
-            if answer.status_code == 404:
-                why += "; a server that takes new weights is started with VLLM_SERVER_DEV_MODE=1"
-            if answer.status_code < 500:
-                break
-            time.sleep(0.5 * 2**tries)
-        raise ModelError(f"vLLM{path}: {why}")
-
-    @contextmanager
-    def _client(self) -> Iterator[httpx.Client]:
-        if self._server is not None:
-            self._server.wait()
-            with self._server.client() as client:
-                yield client
-        else:
-            with httpx.Client(base_url=self._url, timeout=600.0) as client:
-                yield client
+                with self._turn:
+                    self._swapping = True
+                    self._turn.wait_for(lambda: not self._under_way.total())
+                yield
+            finally:
+                self._swapping = False
 
     def _look(self) -> tuple[str, int]:
         """The name of the model at the server, and its positions."""
         try:
-            with self._client() as client:
+            with self._told.client() as client:
                 models = client.get("/v1/models").json()["data"]
                 bases = [model for model in models if not model.get("parent")]
                 if self._server is None and len(bases) == 1:
@@ -287,8 +315,16 @@ class VLLMModel:
             served, version = await self._enter()
             try:
                 answer = await self._endpoint.once("POST", "/v1/completions", {**body, "model": served})
+                kept = not self._mark or await self._is_marked()
+            except MissingError as error:
+                await self._bring_back(served, error)
+                raise TransientError("the server was started again") from error
             finally:
                 self._leave(served)
+            if not kept:
+                async with self._mending:
+                    await asyncio.wrap_future(in_thread(self._give_again))
+                raise TransientError("the server was started again")
             return _choice(answer), version
 
         choice, version = await self._endpoint.patiently(once, "/v1/completions")
@@ -302,6 +338,17 @@ class VLLMModel:
             usage={"prompt_tokens": len(prompt.ids), "completion_tokens": len(ids)},
             version=version,
         )
+
+    async def _is_marked(self) -> bool:
+        """A server at a URL has the weights that it was given."""
+        return (await self._endpoint.once("GET", "/weight_info", None)).get("weight_version") == self._mark
+
+    async def _bring_back(self, served: str, error: MissingError) -> None:
+        """Have a server that does not know an adapter load it again. Raises `error` where it is none of ours."""
+        if (folder := self._adapters.get(served)) is None:
+            raise error
+        async with self._mending:
+            await asyncio.wrap_future(in_thread(lambda: self._load(served, folder)))
 
     async def _enter(self) -> tuple[str, int]:
         """Begin a call, once no swap of weights is on: the served name and version it is answered with."""
@@ -319,6 +366,7 @@ class VLLMModel:
 
     async def close(self) -> None:
         """Close the connections, and end the server where it is supervised."""
+        self._told.close()
         await self._endpoint.close()
         if self._delivery is not None:
             self._delivery.close()

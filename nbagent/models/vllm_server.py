@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ class VLLMServer:
     Attributes:
         model: folder whose weights a start serves.
         lora_rank: largest rank of adapters; 0 where none are served.
-        adapter: name and folder of the LoRA adapter that a start loads; None without.
+        adapters: folders of the LoRA adapters that a start loads, by name.
         prepare: called with a client each time it answers after a start, before anybody else may ask; what it raises
             counts as a death.
         untied: its output layer has weights of its own, though the model's configuration ties it to the embedding.
@@ -151,7 +151,7 @@ class VLLMServer:
         self.untied = swaps and interpreter.cpu and is_tied(model)
         self.hold(model)
         self.prepare: Callable[[httpx.Client], None] | None = None
-        self.adapter: tuple[str, Path] | None = None
+        self.adapters: Mapping[str, Path] = {}
         self.starts = 0
         self.failure = ""
         self._interpreter, self._tokenizer = interpreter, tokenizer or model
@@ -285,8 +285,8 @@ class VLLMServer:
             rank = next((rank for rank in RANKS if rank >= self.lora_rank), self.lora_rank)
             # Two: calls under way keep the adapter that they began with.
             command += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", "2", "--max-cpu-loras", "2"]
-            if self.adapter is not None:
-                command += ["--lora-modules", f"{self.adapter[0]}={self.adapter[1]}"]
+            if self.adapters:
+                command += ["--lora-modules", *(f"{name}={folder}" for name, folder in self.adapters.items())]
         return [*command, *self._arguments]
 
     def client(self, timeout_s: float = 600.0) -> httpx.Client:

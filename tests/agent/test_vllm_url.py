@@ -1,5 +1,6 @@
 """A vLLM server given by its URL: what it must be like, and what becomes of its faults. The real one: test_vllm.py."""
 
+import asyncio
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from nbagent.agent import Agent, agent_beside
 from nbagent.errors import ModelError, UsageError
 from nbagent.models.base import Prompt, SamplingParams
-from nbagent.models.endpoint import UnreachableError
+from nbagent.models.endpoint import RefusedError, UnreachableError
 from nbagent.models.opening import model_folder, open_model
 from nbagent.models.scripted import ByteTokenizer
 from nbagent.models.vllm import VLLMModel
@@ -99,6 +100,106 @@ async def test_a_prompt_needs_ids_that_fit(endpoint):
         await sampled(opened(endpoint), prompt=[5] * 61)
     with pytest.raises(ModelError, match="token ids"):
         await sampled(opened(endpoint), prompt=None)
+
+
+class Weights:
+    """The far side's weights: it forgets new ones, and their mark, when it is started again."""
+
+    def __init__(self, endpoint):
+        self.start_again()
+        model = self
+
+        class Handler(endpoint.server.RequestHandlerClass):
+            def do_GET(self):
+                if self.path == "/weight_info":
+                    return self.send(200, json.dumps({"weight_version": model.mark}))
+                return super().do_GET()
+
+            def do_POST(self):
+                if self.path == "/v1/completions":
+                    return super().do_POST()
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path == "/collective_rpc":
+                    model.folder = body["kwargs"]["weights_path"]
+                model.mark = body.get("new_version", model.mark)
+                return self.send(200, '{"success": true}')
+
+        endpoint.server.RequestHandlerClass = Handler
+
+    def start_again(self):
+        self.mark, self.folder = "default", "start"
+
+
+@pytest.mark.parametrize("amid_a_call", [False, True])
+async def test_a_server_that_its_owner_started_again_is_given_the_weights_again(endpoint, tmp_path, amid_a_call):
+    far = Weights(endpoint)
+    model = opened(endpoint, place=tmp_path)
+    model.hold("m", lambda folder: folder.mkdir())
+    model.refresh(5)
+    newest = far.folder
+    assert newest != "start"
+    endpoint.script[:] = [*(["hang up"] if amid_a_call else []), answer([104, END]), answer([105, END])]
+    far.start_again()
+    made = await sampled(model)
+    assert (made.text, made.version) == ("i", 5), "what the start's weights said is thrown away"
+    assert far.folder == newest
+
+
+async def test_many_calls_at_once_notice_a_server_that_was_started_again(endpoint, tmp_path):
+    far = Weights(endpoint)
+    model = opened(endpoint, place=tmp_path)
+    model.hold("m", lambda folder: folder.mkdir())
+    newest, prompt = far.folder, Prompt([], ids=(5, 6))
+    far.start_again()
+    endpoint.script[:] = [answer([104, END])] * 30
+    made = await asyncio.gather(*(model.sample(prompt, SamplingParams(max_new_tokens=4)) for _ in range(8)))
+    assert len(made) == 8
+    assert far.folder == newest
+    await model.close()
+
+
+async def test_a_server_that_another_program_gives_weights_is_refused(endpoint, tmp_path):
+    far = Weights(endpoint)
+    model = opened(endpoint, place=tmp_path)
+    model.hold("m", lambda folder: folder.mkdir())
+    far.mark = "nbagent-other-1"
+    endpoint.script[:] = [answer([104, END])]
+    with pytest.raises(ModelError, match="holds weights of another program; a run needs a server of its own"):
+        await sampled(model)
+
+
+async def test_an_adapter_that_a_server_lost_is_loaded_again(endpoint, tmp_path):
+    model = opened(endpoint, "{}", place=tmp_path)
+
+    def save(folder):
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text("{}")
+
+    model.hold("m", save)
+    gone = (404, '{"error": "The model does not exist."}')
+    endpoint.script[:] = [gone, "{}", answer([104, END])]
+    assert (await sampled(model)).text == "h"
+    paths = [path for _, path, _, _ in endpoint.requests[-4:]]
+    load, call = "/v1/load_lora_adapter", "/v1/completions"
+    assert paths == [load, call, load, call]
+    assert endpoint.requests[-4][3] == endpoint.requests[-2][3]
+
+
+async def test_a_model_that_is_not_there_is_no_passing_fault(endpoint):
+    with pytest.raises(RefusedError, match="404"):
+        await sampled(opened(endpoint, (404, "{}")))
+
+
+async def test_a_server_that_takes_no_adapters_says_what_it_needs(endpoint, tmp_path):
+    model = opened(endpoint, (404, "{}"), place=tmp_path)
+
+    def save(folder):
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text("{}")
+
+    with pytest.raises(ModelError, match="--enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"):
+        model.hold("m", save)
+    await model.close()
 
 
 async def test_a_server_that_takes_no_weights_says_what_it_needs(endpoint, tmp_path):

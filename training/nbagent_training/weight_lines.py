@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,8 +13,10 @@ import torch
 
 from nbagent.errors import ModelError
 from nbagent.models.inside_vllm.gloo_group import meet
+from nbagent.models.weight_transfer import in_thread
 from nbagent_training.nccl import Communicator, unique_id
 
+POLL_S = 0.02
 WAIT_S = 300.0
 """Longest that one member of a Gloo group waits for another, seconds."""
 
@@ -59,6 +62,7 @@ class GlooLine:
         self._place, self._numbers = place.absolute(), itertools.count()
         self._store, self._n = self._place, 0
         self._group: Any = None
+        self._closed = threading.Event()
 
     def address(self, n: int) -> dict[str, Any]:
         """A file that was never met by."""
@@ -66,11 +70,18 @@ class GlooLine:
         self._place.mkdir(parents=True, exist_ok=True)
         self._store, self._n = self._place / f"meeting-{next(self._numbers)}", n
         self._store.unlink(missing_ok=True)  # of a run that was killed
+        self._closed = threading.Event()
         return {"store": str(self._store), "world_size": n, "timeout_s": WAIT_S}
 
     def join(self) -> None:
-        """Raises RuntimeError where the others do not come."""
-        self._group = meet(str(self._store), 0, self._n, WAIT_S)
+        """Raises RuntimeError where the others do not come, ModelError where the line is closed meanwhile."""
+        closed = self._closed
+        # Gloo waits for those who will not come any more, and nothing ends that.
+        met = in_thread(lambda: meet(str(self._store), 0, self._n, WAIT_S))
+        while not met.done():
+            if closed.wait(POLL_S):
+                raise ModelError("the line to vLLM was closed")
+        self._group = met.result()
 
     def broadcast(self, tensor: torch.Tensor) -> None:
         """Raises RuntimeError where another has left."""
@@ -83,6 +94,7 @@ class GlooLine:
 
     def close(self) -> None:
         """The others see the connection end."""
+        self._closed.set()
         if (group := self._group) is not None:
             group.abort()
         self._group = None
