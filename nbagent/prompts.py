@@ -71,10 +71,8 @@ class PromptBuilder:
         self._glue = lru_cache(maxsize=256)(self._template_pieces)
 
     def _encode(self, text: str) -> array[int]:
-        """Ids of a text, from what is kept or made."""
-        ids: array[int] | None = self._kept.get(text)
-        if ids is None:
-            ids = self._counted.get(text)
+        """Ids of a text that is not kept: just counted, or made."""
+        ids: array[int] | None = self._counted.get(text)
         if ids is None:
             assert self._tokenizer is not None
             ids = array("i", self._tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -83,8 +81,10 @@ class PromptBuilder:
 
     def _ids(self, text: str) -> array[int]:
         """Ids of a part of a prompt, which is likely to be part of the next."""
-        ids = self._encode(text)
-        self._kept.put(text, ids, _taken(text, ids))
+        ids: array[int] | None = self._kept.get(text)
+        if ids is None:
+            ids = self._encode(text)
+            self._kept.put(text, ids, _taken(text, ids))
         return ids
 
     def _template_pieces(self, roles: tuple[str, ...]) -> tuple[str, ...]:
@@ -107,7 +107,8 @@ class PromptBuilder:
     def count(self, text: str) -> int:
         """Tokens of one part: exact with a tokenizer, else its UTF-8 bytes, which no byte-level tokenizer exceeds."""
         if self._tokenizer is not None:
-            return len(self._encode(text))
+            ids: array[int] | None = self._kept.get(text)
+            return len(self._encode(text) if ids is None else ids)
         return len(text.encode("utf-8", "surrogatepass")) * BYTES_PER_TOKEN_BOUND
 
     def budget(self, tools: Sequence[dict[str, Any]] = ()) -> Budget:

@@ -32,7 +32,6 @@ from nbagent_context.types import (
     Exchange,
     Notebook,
     Window,
-    measure,
     message,
 )
 
@@ -122,16 +121,14 @@ def conversation(
     mark = count(_gap(100_000, 100_001))
     # What is no item leaves three gaps at most, with an error and an output that are kept between them. They are
     # reserved all the time, so that the room, and with it what goes, is the same from one prompt to the next.
-    fit(items, room, mark, per_item, count, gaps, 3 * mark, marks)
+    tokens = budget.tokens - room + fit(items, room, mark, per_item, count, gaps, 3 * mark, marks)
     messages = [message("system", system)] if system else []
     messages.append(message("user", [brief.task, *opening]))
-    kept = list(_shown(items))
-    for form, gap in kept:
+    for form, gap in _shown(items):
         messages[-1]["content"] += message("", [gap])["content"]
         text, answer = form.texts
         messages += [message("assistant", [text]), message("user", [answer])]
     messages[-1]["content"] += [*images, *message("", ending)["content"]]
-    tokens = measure(messages, budget, count)
     seen = {item.name for item in items if item.shown is not None}
     cut = cut_before([exchange for exchange in exchanges if str(exchange.step) in seen], count)
     return Window(tuple(messages), tokens, (*record(items, "exchange", count), *cut, *left_out))
