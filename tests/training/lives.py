@@ -2,8 +2,8 @@
 
 Every line on its stdin is a life, `{"recipe": ..., "out": ..., "death": [place, number]}`: the run begins or goes on,
 and sends itself SIGKILL at the numbered visit of the place. Answers with the exit status; -9 is a kill. What the
-command line would say goes to said.txt beside the recipe. Two places are no deaths: `sigterm` at a call, and `server`,
-where no call is answered from an update on.
+command line would say goes to said.txt beside the recipe. Some places are no deaths: `sigterm` at a call, `server`,
+where no call is answered from an update on, and `refresh` and `teacher`, where one visit raises.
 """
 
 import json
@@ -19,11 +19,12 @@ from rich.console import Console
 
 from nbagent import rollout
 from nbagent.cli_errors import ending
+from nbagent.errors import ModelError
 from nbagent.models.hf import HFModel
 from nbagent.recipe import load_recipe
 from nbagent.runfolder import RunFolder
 from nbagent.trajectory import Recorder
-from nbagent_training import commands, journal, learn, run  # noqa: F401  (imported before the forks)
+from nbagent_training import commands, distill, journal, learn, run  # noqa: F401  (imported before the forks)
 from nbagent_training.recipe import TrainRecipe
 from nbagent_training.scratch import Size, make_model, make_tokenizer
 
@@ -95,6 +96,9 @@ def arm(place, number):
     def refuse(model, batch):
         raise ConnectionError("the server is gone")
 
+    def lost(*args):
+        raise ModelError("the server is gone")
+
     def is_call(recorder, kind):
         return kind == "call"
 
@@ -110,6 +114,10 @@ def arm(place, number):
         visit(torch, "save", half_a_file, number)
     elif place == "final":
         visit(run.TrainingRun, "_save", half_a_folder, number)
+    elif place == "refresh":
+        visit(HFModel, "refresh", lost, number)
+    elif place == "teacher":
+        visit(distill.FolderTeacher, "logprobs", lost, number)
     elif place == "server":
         rollout.RETRY_S = 0.01
         original = HFModel._run

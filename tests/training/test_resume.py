@@ -42,7 +42,7 @@ save_every = 2
 lr = 1e-3
 curriculum = "uncertain"
 """
-SPENT = {"rollout_s", "train_s", "tokens_per_s", "train_tokens_per_s", "read_back"}
+SPENT = {"sync_s", "rollout_s", "wait_s", "train_s", "tokens_per_s", "train_tokens_per_s", "read_back"}
 """Metrics that say how a run went, not what it learned."""
 
 
@@ -145,6 +145,9 @@ def test_killed_at_every_kind_of_place_it_learns_the_same(home, live, whole):
     assert not (run.path / "stale").exists()
     begun = [line for path in run.rollouts.glob("*.jsonl") for line in path.read_text().splitlines()]
     assert sum('"kind":"start"' in line for line in begun) == 5 * 8 + 2  # only the two that were cut off, made again
+    lines = run.read_metrics()
+    assert any(line["read_back"] == 8 for line in lines)
+    assert all(("tokens_per_s" in line) == (line["read_back"] < 8) for line in lines), "read back is not sampled"
 
 
 def test_sigterm_saves_like_ctrl_c(home, live, whole):
@@ -166,6 +169,27 @@ def test_a_server_that_is_gone_stops_the_run_which_goes_on_once_it_is_back(home,
     assert failed
     assert all(t.start["attempt"] == 2 and t.reward is None for t in failed)
     same("failed", home, live, whole)
+
+
+def test_a_server_that_takes_no_weights_stops_the_run_which_has_saved(home, live, whole):
+    """The rollouts are well; it is the trainer that cannot give its weights away."""
+    assert live("unheard", "refresh", 4) == 2
+    assert "the server is gone; what is done is saved in" in said(home)
+    assert "--resume goes on" in said(home)
+    assert is_whole(home / "unheard" / "checkpoints" / "grpo" / "checkpoint-3"), "saved where save_every would not"
+    same("unheard", home, live, whole)
+
+
+def test_a_teacher_that_is_gone_stops_the_run_which_has_saved(home, live):
+    recipe = RECIPE.format(folder=home) + f'[distill]\nteacher = "{home / "model"}"\n'
+    (home / "taught.toml").write_text(recipe)
+    assert live("taught", "teacher", 4, recipe="taught.toml") == 2
+    assert "the server is gone; what is done is saved in" in said(home)
+    assert is_whole(home / "taught" / "checkpoints" / "grpo" / "checkpoint-3")
+    assert live("taught", recipe="taught.toml") == 0
+    lines = RunFolder(home / "taught").read_metrics()
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert all(line["teacher_s"] > 0 and line["rollout_s"] <= line["wait_s"] for line in lines)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")

@@ -16,9 +16,10 @@ import typer
 from rich.console import Console
 
 from nbagent.cli_options import BACKEND_HELP
-from nbagent.errors import NbagentError, RunFolderError, StorageError, UsageError
+from nbagent.errors import InfrastructureError, NbagentError, RunFolderError, StorageError, UsageError
 from nbagent.recipe import load_recipe, nearest, to_toml
 from nbagent.runfolder import RunFolder
+from nbagent_kernels.errors import KernelError
 from nbagent_training.errors import TooManyFailures
 
 if TYPE_CHECKING:
@@ -202,8 +203,10 @@ def _run(recipe: TrainRecipe, out: Path, resume: bool, console: Console) -> Trai
             made.go()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"what is done is saved in {out}; {how}") from None
-    except TooManyFailures as error:
-        raise TooManyFailures(f"{error}; what is done is saved in {out}: mend that, then {how}") from None
+    except StorageError:
+        raise
+    except (TooManyFailures, InfrastructureError, KernelError) as error:
+        raise type(error)(f"{error}; what is done is saved in {out}: mend that, then {how}") from error
     except Exception as error:
         # Checkpoints are written by libraries that do not say ENOSPC when the disk is full.
         if isinstance(error, NbagentError) or shutil.disk_usage(out).free > LEAST_FREE:

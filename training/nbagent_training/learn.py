@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nbagent.errors import InfrastructureError, StorageError
 from nbagent.rollouts import RolloutSource
+from nbagent_kernels.errors import KernelError
 from nbagent_training.attention import use_own_attention
 from nbagent_training.checkpoints import last_whole_checkpoint, step_of
 from nbagent_training.distill import Teacher, distillation_batch
@@ -23,7 +26,7 @@ from nbagent_training.overlap import Overlap
 from nbagent_training.practice import Practice
 from nbagent_training.recipe import Grpo
 from nbagent_training.recorded import Recorded
-from nbagent_training.rollout_stats import rollout_stats
+from nbagent_training.rollout_stats import Timed, rollout_stats, sampled_tokens
 from nbagent_training.rollout_stats import staleness as row_staleness
 from nbagent_training.trainer import MakeBatch, StepGRPOTrainer, settings
 
@@ -50,21 +53,37 @@ def learn(
     Raises:
         KeyboardInterrupt: after a checkpoint was saved, where the weights were whole.
         TooManyFailures: likewise; the host fails too many rollouts.
+        InfrastructureError, KernelError: likewise; the sampler, the teacher or the engine is gone.
+        StorageError: the disk is full, so nothing more is saved.
     """
-    seconds = {"rollout_s": 0.0, "update_from": time.monotonic()}
+    took: dict[str, float] = {}
+    update_from = time.monotonic()
     limits = failures or Failures()
-    source: RolloutSource = practice
+    timed = Timed(practice)
+    source: RolloutSource = timed
     if staleness and isinstance(practice, Practice):
-        source = Overlap(practice, staleness=staleness, updates=recipe.updates, cancel=practice.rollouts.cancel)
+        source = Overlap(timed, staleness=staleness, updates=recipe.updates, cancel=practice.rollouts.cancel)
 
     def make_batch(update: int) -> Batch:
-        begin = time.monotonic()
+        nonlocal update_from
+        took.clear()
         if not isinstance(practice, Recorded):
-            sampler.refresh(update)
-        groups = source.next_groups(recipe.tasks_per_update, update)
+            with _clocked(took, "sync_s"):
+                sampler.refresh(update)
+        with _clocked(took, "wait_s"):
+            groups = source.next_groups(recipe.tasks_per_update, update)
+        took["rollout_s"] = timed.seconds.pop(update)
+        sampled = 0.0 if isinstance(practice, Recorded) else sampled_tokens(groups, practice.lineage.taken_up)
+        if sampled:
+            # What was read back cost this life of the run nothing.
+            took["tokens_per_s"] = sampled / max(took["rollout_s"], 1e-9)
         counts = count_failures(groups)
         check_failures(journal.lines, counts, limits)
-        batch = batch_of(groups, recipe) if teacher is None else distillation_batch(groups, teacher)
+        if teacher is None:
+            batch = batch_of(groups, recipe)
+        else:
+            with _clocked(took, "teacher_s"):
+                batch = distillation_batch(groups, teacher)
         observed = rollout_stats(groups)
         if not observed:
             # Nothing was rewarded, so there is no mean reward; certainly not one of 0.
@@ -74,8 +93,7 @@ def learn(
         # Recorded rows count the updates of another run.
         ages = {} if isinstance(practice, Recorded) else row_staleness(batch, update)
         batch.stats.update({**counts, **observed, **ages})
-        seconds["rollout_s"] = time.monotonic() - begin
-        seconds["update_from"] = time.monotonic()
+        update_from = time.monotonic()
         return batch
 
     def logged(update: int, logs: dict[str, float]) -> None:
@@ -84,14 +102,9 @@ def learn(
             return
         # Counted from the beginning of this life of the run, so it is no number of the update's.
         logs.pop("epoch", None)
-        rollout_s, train_s = seconds["rollout_s"], time.monotonic() - seconds["update_from"]
-        took = {
-            "rollout_s": rollout_s,
-            "train_s": train_s,
-            "tokens_per_s": logs.get("completion_tokens", 0.0) / max(rollout_s, 1e-9),
-            "train_tokens_per_s": logs.get("tokens_rows", 0.0) / max(train_s, 1e-9),
-        }
-        journal.add(update, {**known(logs), **took})
+        train_s = time.monotonic() - update_from
+        speed = logs.get("tokens_rows", 0.0) / max(train_s, 1e-9)
+        journal.add(update, {**known(logs), **took, "train_s": train_s, "train_tokens_per_s": speed})
 
     longest = None if isinstance(practice, Recorded) else sampler.context_length
     trainer = grpo_trainer(
@@ -101,7 +114,9 @@ def learn(
     journal.begin(step_of(checkpoint))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
-    except (KeyboardInterrupt, TooManyFailures):
+    except StorageError:
+        raise
+    except (KeyboardInterrupt, TooManyFailures, InfrastructureError, KernelError):
         # Other processes may not be where a checkpoint of all could be written; then the last one stands, and the
         # updates since are made again from their rollouts.
         if trainer.accelerator.num_processes == 1:
@@ -111,6 +126,15 @@ def learn(
         if isinstance(source, Overlap):
             source.close()
     sampler.refresh(recipe.updates)
+
+
+@contextmanager
+def _clocked(seconds: dict[str, float], name: str) -> Iterator[None]:
+    begin = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[name] = time.monotonic() - begin
 
 
 def follow(model: Any, tokenizer: Any, recipe: Grpo, *, out: Path, seed: int, bf16: bool) -> None:

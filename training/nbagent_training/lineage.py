@@ -38,10 +38,12 @@ class Lineage:
 
     Attributes:
         read_back: rollouts that were not made again since the last update.
+        taken_up: ids of all that an earlier life of the run had made and this one did not make again.
     """
 
     def __init__(self, run: RunFolder) -> None:
         self.read_back = 0
+        self.taken_up: set[str] = set()
         self._run = run
         self._played: set[str] = set()
         self._path = run.path / FILE
@@ -78,6 +80,7 @@ class Lineage:
                 found[name] = made
         left = [job for job in jobs if job[1] not in found]
         self.read_back += len(found)
+        self.taken_up.update(found)
         found |= {name: made for (_, name), made in zip(left, make(left), strict=True)}
         return [found[name] for _, name in jobs]
 

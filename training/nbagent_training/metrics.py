@@ -94,9 +94,16 @@ TABLE: Mapping[str, tuple[Metric, ...]] = {
         Metric("retries", "", "new tries after a host-side failure"),
         Metric("read_back", "", "rollouts that a killed run had finished, taken up again"),
         Metric("stale", "", "rollouts set aside since weights that were lost had made them"),
-        Metric("rollout_s", "s", "making the rollouts"),
+        Metric("sync_s", "s", "the sampler's taking of the new weights"),
+        Metric("rollout_s", "s", "making the rollouts, or reading back those that are there"),
+        Metric("wait_s", "s", "the trainer's wait for them; less than rollout_s where they run ahead"),
+        Metric("teacher_s", "s", "the teacher's log-probs, in distillation"),
         Metric("train_s", "s", "from them to the new weights"),
-        Metric("tokens_per_s", "tokens/s", "sampled, over rollout_s"),
+        Metric(
+            "tokens_per_s",
+            "tokens/s",
+            "sampled over rollout_s, without what was read back; missing where nothing was sampled",
+        ),
         Metric("train_tokens_per_s", "tokens/s", "tokens_rows over train_s"),
     ),
 }

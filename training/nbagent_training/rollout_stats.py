@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 
 from nbagent.eventlog import Event
-from nbagent.rollouts import Group
+from nbagent.rollouts import Group, RolloutSource
 from nbagent_training.groups import Batch
 
 
@@ -40,6 +41,36 @@ def rollout_stats(groups: Sequence[Group]) -> dict[str, float]:
         "malformed_share": malformed / max(1, len(observations)),
         "failed_calls_share": sum(bool(e["failed"]) for e in observations) / max(1, len(observations)),
     }
+
+
+class Timed:
+    """A RolloutSource over another, which notes how long it took; it may be asked in another thread.
+
+    Attributes:
+        seconds: by version, the making of its groups.
+    """
+
+    def __init__(self, source: RolloutSource) -> None:
+        self._source = source
+        self.seconds: dict[int, float] = {}
+
+    def next_groups(self, n: int, version: int) -> list[Group]:
+        """As the source's."""
+        begin = time.monotonic()
+        groups = self._source.next_groups(n, version)
+        self.seconds[version] = time.monotonic() - begin
+        return groups
+
+
+def sampled_tokens(groups: Sequence[Group], taken_up: Collection[str]) -> float:
+    """Completion tokens that were sampled for these groups, failed attempts among them.
+
+    Args:
+        groups: the update's.
+        taken_up: rollouts that an earlier life of the run had made; their tokens, and their branches', do not count.
+    """
+    made = [t for g in groups for t in (*g.trajectories, *g.failed) if t.rollout_id.partition("+")[0] not in taken_up]
+    return sum(completion for t in made for _, completion in _calls([e for e in t.events if "rollout" not in e]))
 
 
 def staleness(batch: Batch, update: int) -> dict[str, float]:
