@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from nbagent.runfolder import RunFolder
+from nbagent_training.checkpoints import last_whole_checkpoint
 from nbagent_training.journal import Journal
+from nbagent_training.loss_settings import Lora
 from nbagent_training.packing import pack
 from nbagent_training.warmstart import Batches, warm_start
 
@@ -22,7 +24,7 @@ def rows(n=40):
     return made
 
 
-def run(model, tokenizer, out, steps, until=None):
+def run(model, tokenizer, out, steps, until=None, **more):
     folder = RunFolder.create(out.with_suffix(".run"), "", resume=True)
 
     def show(lines, alarms):
@@ -42,6 +44,7 @@ def run(model, tokenizer, out, steps, until=None):
         bf16=False,
         journal=Journal(folder, "sft", show),
         save_steps=20,
+        **more,
     )
     return {line["step"]: line["loss"] for line in folder.read_metrics()}
 
@@ -68,9 +71,65 @@ def test_a_stopped_warm_start_goes_on_to_the_same_weights(tiny, tokenizer, tmp_p
     wanted = run(whole, tokenizer, tmp_path / "a", 60)
     with pytest.raises(KeyboardInterrupt):
         run(cut, tokenizer, tmp_path / "b", 60, until=40)
-    assert [path.name for path in (tmp_path / "b").glob("checkpoint-*")] == ["checkpoint-20"]
+    assert last_whole_checkpoint(tmp_path / "b") == str(tmp_path / "b" / "checkpoint-40")
     got = run(again, tokenizer, tmp_path / "b", 60)
     assert got == wanted
     assert sorted(got) == [20, 40, 60]
     for one, other in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=4)])
+def test_one_interrupted_amid_a_step_saves_that_step_and_goes_on_to_the_same_weights(tiny, tokenizer, tmp_path, lora):
+    """Steps since the last checkpoint may be hours: "what is done is saved"."""
+    torch.set_num_threads(1)
+    whole, again = copy.deepcopy(tiny), copy.deepcopy(tiny)
+    run(whole, tokenizer, tmp_path / "a", 40, lora=lora)
+    forwards = iter(range(1, 1000))
+
+    def cut(module, args, kwargs):
+        if next(forwards) == 34:
+            raise KeyboardInterrupt
+
+    with tiny.model.layers[1].register_forward_pre_hook(cut, with_kwargs=True), pytest.raises(KeyboardInterrupt):
+        run(tiny, tokenizer, tmp_path / "b", 40, lora=lora)
+    assert last_whole_checkpoint(tmp_path / "b") == str(tmp_path / "b" / "checkpoint-33")
+    run(again, tokenizer, tmp_path / "b", 40, lora=lora)
+    for one, other in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_one_interrupted_between_the_optimizers_halves_keeps_the_last_checkpoint(
+    tiny, tokenizer, tmp_path, monkeypatch
+):
+    steps, step = iter(range(1, 1000)), torch.optim.AdamW.step
+
+    def cut(optimizer, *args):
+        if next(steps) == 34:
+            raise KeyboardInterrupt
+        return step(optimizer, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny, tokenizer, tmp_path / "b", 40)
+    assert last_whole_checkpoint(tmp_path / "b") == str(tmp_path / "b" / "checkpoint-20")
+
+
+def test_with_lora_only_adapters_are_trained_and_end_in_the_weights(tiny, tokenizer, tmp_path):
+    names = [name for name, _ in tiny.named_parameters()]
+    before = copy.deepcopy(tiny)
+    losses = run(tiny, tokenizer, tmp_path / "sft", 80, lora=Lora(rank=8))
+    assert losses[80] < 0.7 * losses[20]
+    assert [name for name, _ in tiny.named_parameters()] == names, "a plain model again"
+    changed = {n for n, p in tiny.named_parameters() if not torch.equal(p, before.get_parameter(n))}
+    assert changed == {name for name in names if "proj" in name}, "no norm, no embedding"
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=4)])
+def test_activations_computed_again_give_the_same_weights(tiny, tokenizer, tmp_path, lora):
+    torch.set_num_threads(1)
+    again = copy.deepcopy(tiny)
+    run(tiny, tokenizer, tmp_path / "a", 4, lora=lora)
+    run(again, tokenizer, tmp_path / "b", 4, lora=lora, recompute=True)
+    for one, other in zip(tiny.parameters(), again.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)

@@ -21,6 +21,8 @@ from trl import SFTConfig, SFTTrainer
 from nbagent_training.attention import use_own_attention
 from nbagent_training.checkpoints import SealedCheckpoints, last_whole_checkpoint, step_of
 from nbagent_training.journal import Journal
+from nbagent_training.lora import add_lora
+from nbagent_training.loss_settings import Lora
 from nbagent_training.optimizer import MuonAdamW
 from nbagent_training.packing import TreeRow, collate
 
@@ -56,6 +58,13 @@ class TreeSFTTrainer(SealedCheckpoints, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer whose batches are made by `Batches`."""
 
     batches: Batches
+    whole = True
+    """False from an optimizer step's beginning to its count."""
+
+    def save_if_whole(self) -> None:
+        """Save a checkpoint unless a step was cut off in its middle; then the last one stands."""
+        if self.whole and self.state.global_step:
+            self._save_checkpoint(self.model, trial=None)
 
     def get_train_dataloader(self) -> Any:
         """Batches as they are made: they are whole already."""
@@ -75,6 +84,21 @@ class Report(TrainerCallback):  # type: ignore[misc]
             self.journal.add(state.global_step, {k: v for k, v in logs.items() if k != "num_tokens"})
 
 
+class Whole(TrainerCallback):  # type: ignore[misc]
+    """Tells the trainer when weights, momentum and count of steps belong together. Gradients are in no checkpoint."""
+
+    def __init__(self, trainer: TreeSFTTrainer) -> None:
+        self._trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer."""
+        self._trainer.whole = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer, once the step is counted."""
+        self._trainer.whole = True
+
+
 def warm_start(
     model: Any,
     tokenizer: Any,
@@ -89,13 +113,27 @@ def warm_start(
     bf16: bool,
     journal: Journal,
     save_steps: int,
+    lora: Lora | None = None,
+    recompute: bool = False,
 ) -> None:
     """Train `model` in place for `steps` optimizer steps of `tokens` tokens each, from the last checkpoint in `out`.
 
-    The learning rate warms up over 30 steps, holds for 40 % and falls linearly to 5 %.
+    The learning rate warms up over 30 steps, holds for 40 % and falls linearly to 5 %. With `lora` only adapters are
+    trained, by AdamW at `adamw_lr`, and lie in the model's weights at the end: Muon makes steps orthogonal, which is
+    meant for whole matrices. Memory is then that of frozen weights. `recompute` computes activations again in the
+    backward pass.
+
+    Raises:
+        KeyboardInterrupt: after a checkpoint was saved, where the weights were whole.
     """
-    use_own_attention(model)
-    optimizer = MuonAdamW(model, muon_lr, adamw_lr)
+    adapted = add_lora(model, lora or Lora(), seed)
+    use_own_attention(adapted)
+    optimizer: torch.optim.Optimizer
+    if adapted is model:
+        optimizer = MuonAdamW(model, muon_lr, adamw_lr)
+    else:
+        trained = [p for p in adapted.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=adamw_lr, betas=(0.9, 0.95), weight_decay=0.0)
 
     def scale(step: int) -> float:
         part = step / steps
@@ -111,7 +149,8 @@ def warm_start(
         max_grad_norm=1.0,
         bf16=bf16,
         use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=False,
+        gradient_checkpointing=recompute,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
         logging_steps=min(20, steps),
         logging_nan_inf_filter=False,
         save_strategy="steps",
@@ -125,7 +164,7 @@ def warm_start(
         remove_unused_columns=False,
     )
     trainer = TreeSFTTrainer(
-        model=model,
+        model=adapted,
         args=config,
         train_dataset=Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}),
         processing_class=tokenizer,
@@ -134,6 +173,13 @@ def warm_start(
     )
     trainer.batches = Batches(rows, tokens, tokenizer.pad_token_id, seed)
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Whole(trainer))
     checkpoint = last_whole_checkpoint(out)
     journal.begin(step_of(checkpoint))
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except KeyboardInterrupt:
+        trainer.save_if_whole()
+        raise
+    if adapted is not model:
+        adapted.merge_and_unload()
