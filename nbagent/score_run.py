@@ -231,11 +231,11 @@ def score_command(
     return score
 
 
-def check_room(model: Model, settings: RolloutSettings) -> None:
-    """Raises UsageError where the answers' room leaves none for a prompt."""
+def check_room(model: Model, settings: RolloutSettings, named: str = "--max-new-tokens") -> None:
+    """Raises UsageError where the answers' room, which the user knows as `named`, leaves none for a prompt."""
     left = prompt_builder(model, settings).budget().tokens
     if left < LEAST_PROMPT:
         raise UsageError(
-            f"--max-new-tokens {settings.sampling.max_new_tokens}: leaves {max(left, 0)} of the "
+            f"{named} {settings.sampling.max_new_tokens}: leaves {max(left, 0)} of the "
             f"{model.context_length} tokens of {model.name} for the prompt; give a smaller number"
         )

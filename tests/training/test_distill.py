@@ -132,14 +132,14 @@ def test_the_students_divergence_from_its_teacher_falls(folder, tiny, tokenizer,
 def server(folder, tokenizer):
     """An HTTP server that answers as vLLM does, its numbers from the teacher."""
     model = FolderTeacher(folder, tokenizer)._model
-    state = {"tokenizer": tokenizer, "asked": [], "broken": False}
+    state = {"tokenizer": tokenizer, "asked": [], "broken": False, "room": None}
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *args):
             pass
 
         def do_GET(self):
-            self.answer({"data": [{"id": "teacher"}]})
+            self.answer({"data": [{"id": "teacher", "max_model_len": state["room"]}]})
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -180,6 +180,18 @@ def test_a_teachers_server_is_asked_by_ids_and_gives_what_the_folder_gives(serve
     server["broken"] = True
     with pytest.raises(ModelError, match="no log-probs of the prompt's ids"):
         teacher.logprobs(rows)
+
+
+def test_a_teachers_server_has_room_for_the_longest_row(server, tokenizer, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server["room"] = 100
+    with pytest.raises(UsageError, match="the teacher takes 100 tokens, and rows may have 101; serve it with --max"):
+        open_teacher(f"vllm:{server['url']}", tokenizer, 101)
+    teacher = open_teacher(f"vllm:{server['url']}", tokenizer, 100)
+    prompt, completion = list(range(3, 93)), [5] * 10
+    (found,) = teacher.logprobs([(prompt, completion)])
+    assert len(found) == 10
+    assert server["asked"][-1]["prompt"] == [*prompt[1:], *completion], "the server writes a token too"
 
 
 def test_a_teacher_of_another_tokenizer_is_refused(server, folder, tokenizer, monkeypatch):

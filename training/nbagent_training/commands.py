@@ -195,6 +195,8 @@ def _run(recipe: TrainRecipe, out: Path, resume: bool, console: Console) -> Trai
         follower = TrainingRun(recipe, RunFolder(out), console)
         follower.follow()
         return follower
+    # A recipe that is put right may be run into the same folder, so nothing is there before it is looked at.
+    TrainingRun(recipe, RunFolder(out), console).check()
     folder = RunFolder.create(out, to_toml(recipe.model_dump(mode="json")), resume=resume)
     made = TrainingRun(recipe, folder, console)
     how = "the same command with --resume goes on"

@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from transformers import AutoConfig
 
 from nbagent.errors import ModelError, UsageError
 from nbagent.models.endpoint import Endpoint
 from nbagent.models.hf import load
+from nbagent.models.opening import check_folder, open_tokenizer
 from nbagent.rollouts import Group
 from nbagent.samples import samples
 from nbagent_training.distill_settings import SERVER
@@ -59,8 +61,7 @@ class FolderTeacher:
         """Load it. Raises UsageError: its tokenizer is not the student's."""
         gpu = torch.cuda.is_available()
         model, own = load(folder, torch.bfloat16 if gpu else torch.float32)
-        if own.get_vocab() != tokenizer.get_vocab():
-            raise UsageError(f"{folder}: the teacher's tokenizer is not the student's; its ids mean something else")
+        _check_vocabulary(folder, own, tokenizer)
         self._model = (model.to("cuda") if gpu else model).eval()
 
     @torch.no_grad()
@@ -97,24 +98,38 @@ class FolderTeacher:
 class ServerTeacher:
     """A vLLM server, asked for the log-probs of given ids (`prompt_logprobs` of /v1/completions)."""
 
-    def __init__(self, url: str, tokenizer: Any) -> None:
-        """Ask whom it serves. Raises UsageError: no single model, or another tokenizer than the student's."""
-        self._url = url.rstrip("/").removesuffix("/v1")
-        self._model = asyncio.run(self._look(tokenizer))
+    def __init__(self, url: str, tokenizer: Any | None, longest: int | None = None) -> None:
+        """Ask whom it serves.
 
-    async def _look(self, tokenizer: Any) -> str:
+        Args:
+            url: the server's.
+            tokenizer: the student's; None where it is not made yet.
+            longest: tokens that a row may have; None where that is not known.
+
+        Raises:
+            UsageError: no single model, another tokenizer than the student's, or no room for the longest row.
+            ModelError: it does not answer.
+        """
+        self._url = url.rstrip("/").removesuffix("/v1")
+        self._model, self._room = asyncio.run(self._look(tokenizer))
+        if longest is not None and self._room is not None:
+            _check_length(self._url, self._room, longest)
+
+    async def _look(self, tokenizer: Any | None) -> tuple[str, int | None]:
+        """Its name, and how many tokens it takes."""
         endpoint = Endpoint(self._url)
         try:
-            served = [model["id"] for model in (await endpoint.ask("GET", "/v1/models", None))["data"]]
+            served = (await endpoint.ask("GET", "/v1/models", None))["data"]
             if len(served) != 1:
                 raise UsageError(f"{self._url}: serves {len(served)} models; give a server of the teacher alone")
-            asked = {"model": served[0], "prompt": PROBE, "add_special_tokens": False}
-            theirs = (await endpoint.ask("POST", "/tokenize", asked))["tokens"]
+            name, room = str(served[0]["id"]), served[0].get("max_model_len")
+            asked = {"model": name, "prompt": PROBE, "add_special_tokens": False}
+            theirs = (await endpoint.ask("POST", "/tokenize", asked))["tokens"] if tokenizer is not None else ()
         finally:
             await endpoint.close()
-        if list(theirs) != list(tokenizer(PROBE, add_special_tokens=False)["input_ids"]):
+        if tokenizer is not None and list(theirs) != list(tokenizer(PROBE, add_special_tokens=False)["input_ids"]):
             raise UsageError(f"{self._url}: the teacher's tokenizer is not the student's; its ids mean something else")
-        return str(served[0])
+        return name, int(room) if room is not None else None
 
     def logprobs(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
         """One request a row, so many at once."""
@@ -124,6 +139,9 @@ class ServerTeacher:
         endpoint, turn = Endpoint(self._url, timeout_s=600.0), asyncio.Semaphore(AT_ONCE)
 
         async def one(prompt: Sequence[int], completion: Sequence[int]) -> tuple[float, ...]:
+            if self._room is not None and len(prompt) + len(completion) == self._room:
+                # It must write a token, which a row that fills its context leaves no room for.
+                prompt = prompt[1:]
             body = {
                 "model": self._model,
                 "prompt": [*prompt, *completion],
@@ -149,15 +167,58 @@ class ServerTeacher:
             await endpoint.close()
 
 
-def open_teacher(named: str, tokenizer: Any) -> Teacher | None:
-    """The teacher of a recipe: a folder, or `vllm:URL`; None where none is named.
+def _check_vocabulary(folder: Path, own: Any, tokenizer: Any) -> None:
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise UsageError(f"{folder}: the teacher's tokenizer is not the student's; its ids mean something else")
+
+
+def _check_length(where: str | Path, room: int, longest: int) -> None:
+    if room < longest:
+        raise UsageError(
+            f"{where}: the teacher takes {room} tokens, and rows may have {longest}; serve it with --max-model-len "
+            f"{longest} or take another, or have the student sample with --max-model-len {room}"
+        )
+
+
+def check_teacher(named: str, tokenizer: Any | None, longest: int | None = None) -> None:
+    """Look whether `open_teacher` will open it, without loading its weights.
+
+    Args:
+        named: as there.
+        tokenizer: the student's; None where it is not made yet.
+        longest: tokens that a row may have; None where that is not known.
 
     Raises:
-        UsageError: it cannot be used, or has another tokenizer.
+        UsageError: it cannot be used, has another tokenizer, or no room for the longest row.
         ModelError: its server does not answer.
     """
     if named.startswith(SERVER):
-        return ServerTeacher(named.removeprefix(SERVER), tokenizer)
+        ServerTeacher(named.removeprefix(SERVER), tokenizer, longest)
+    elif named:
+        folder = Path(named)
+        check_folder(folder)
+        if tokenizer is not None:
+            _check_vocabulary(folder, open_tokenizer(folder), tokenizer)
+        room = getattr(AutoConfig.from_pretrained(folder, local_files_only=True), "max_position_embeddings", None)
+        if room is not None and longest is not None:
+            _check_length(folder, room, longest)
+
+
+def open_teacher(named: str, tokenizer: Any, longest: int | None = None) -> Teacher | None:
+    """The teacher of a recipe: a folder, or `vllm:URL`; None where none is named.
+
+    Args:
+        named: what the recipe says.
+        tokenizer: the student's.
+        longest: tokens that a row may have; None where that is not known.
+
+    Raises:
+        UsageError: it cannot be used, has another tokenizer, or no room for the longest row.
+        ModelError: its server does not answer.
+    """
+    if named.startswith(SERVER):
+        return ServerTeacher(named.removeprefix(SERVER), tokenizer, longest)
+    check_teacher(named, tokenizer, longest)
     return FolderTeacher(Path(named), tokenizer) if named else None
 
 

@@ -23,6 +23,10 @@ OF_REWARDS = (
 """Settings of GRPO that make advantages and weights from rewards."""
 
 
+RATES = ("muon_lr", "adamw_lr")
+"""Learning rates of the warm start."""
+
+
 class Tasks(Recipe):
     """Where the tasks come from: sets on disk, or bundled ones made for the run."""
 
@@ -37,7 +41,7 @@ class Tasks(Recipe):
     families: tuple[str, ...] = ()
     """Families of bundled tasks; empty: all of them."""
     n_train: int = Field(default=480, ge=1)
-    """Bundled training tasks; each is used once an epoch."""
+    """Bundled training tasks; `grpo.curriculum` says which are practised, some of them often and some never."""
     n_demonstrations: int = Field(default=3600, ge=0)
     """Bundled tasks whose reference notebooks are demonstrations."""
     flawed: float = Field(default=0.0, ge=0, le=1)
@@ -47,6 +51,18 @@ class Tasks(Recipe):
     heldout_split: Literal["heldout", "validation"] = "heldout"
     """`validation` while settings are being chosen, `heldout` for what is reported."""
 
+    @model_validator(mode="after")
+    def _each_does_something(self) -> Tasks:
+        of_bundled = {
+            "train": ("n_train",),
+            "demonstrations": ("n_demonstrations", "flawed"),
+            "heldout": ("n_heldout", "heldout_split"),
+        }
+        for location, names in of_bundled.items():
+            if getattr(self, location) and (idle := changed(self, *names)):
+                raise ValueError(f"{idle[0]} does nothing: it is of bundled tasks; leave it or {location} out")
+        return self
+
 
 class Model(Recipe):
     """The model that is trained."""
@@ -55,6 +71,12 @@ class Model(Recipe):
     """A local Hugging Face causal LM; empty: a small one is made from scratch."""
     scratch: Size = Size()
     """Shape of the model made from scratch."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Model:
+        if self.folder and self.scratch != Size():
+            raise ValueError("scratch does nothing: the model of folder has a shape already; leave one of them out")
+        return self
 
 
 class WarmStart(Recipe):
@@ -77,16 +99,29 @@ class WarmStart(Recipe):
     order: Literal["shortest", "random"] = "shortest"
     """Which of a task's rollouts are taken first; the shortest waste no steps, random ones keep the variety."""
 
+    @model_validator(mode="after")
+    def _each_does_something(self) -> WarmStart:
+        chosen = changed(self, "keep", "per_task", "order")
+        if not self.steps and (idle := changed(self, "from_run") + chosen + changed(self, "tokens", *RATES)):
+            raise ValueError(
+                f"{idle[0]} does nothing: there is no warm start without steps; set steps, or leave it out"
+            )
+        if chosen and not self.from_run:
+            raise ValueError(f"{chosen[0]} does nothing: it is of the rollouts of from_run; set that, or leave it out")
+        return self
+
 
 class Grpo(Recipe):
     """Step-level GRPO."""
 
     updates: int = Field(default=100, ge=0)
-    """Optimizer steps; each takes fresh rollouts, so training is strictly on-policy."""
+    """How often the weights are updated and handed to the sampler. Each update takes fresh rollouts: of the very
+    weights that it changes, but for `sampler.staleness`, which lets them be older, `loss.passes` above 1, whose later
+    steps reuse the rows, and `from_run`."""
     from_run: str = ""
     """A finished run folder: GRPO learns from its rollouts and makes none, weighing tokens by their ratio. How they
-    would be made (`group_size`, `curriculum`, `branch`) then says nothing, so that the recipe that made them is taken
-    as it is."""
+    would be made (`group_size`, `curriculum`, `branch`, and of the tasks `train`, `n_train` and `filter`) then says
+    nothing, so that the recipe that made them is taken as it is; the run says what it passes over."""
     tasks_per_update: int = Field(default=12, ge=1)
     """Groups per update."""
     group_size: int = Field(default=8, ge=2)
@@ -142,7 +177,7 @@ class Grpo(Recipe):
     recompute: bool = False
     """Compute activations again in the backward pass: much less memory for about a third more time."""
     save_every: int = Field(default=10, ge=1)
-    """Updates between checkpoints."""
+    """Updates between checkpoints, of which the newest two are kept until GRPO is over."""
 
     @model_validator(mode="after")
     def _grouped(self) -> Grpo:
@@ -206,6 +241,17 @@ class TrainRecipe(Recipe):
             raise ValueError(
                 "warm_start.steps needs demonstrations: set tasks.n_demonstrations or tasks.demonstrations"
             )
+        if self.tasks.demonstrations and (not self.warm_start.steps or self.warm_start.from_run):
+            raise ValueError(
+                "tasks.demonstrations does nothing: only a warm start without from_run learns from them; leave it out"
+            )
+        if self.tasks.flawed and (not self.warm_start.steps or self.warm_start.from_run):
+            raise ValueError(
+                "tasks.flawed does nothing: only a warm start without from_run has demonstrations; leave it out"
+            )
+        for name, given in (("lora.rank", self.lora.rank), ("distill.teacher", self.distill.teacher)):
+            if given and not self.grpo.updates:
+                raise ValueError(f"{name} does nothing: it is of grpo, and grpo.updates is 0; leave {name} out")
         for table, given in (("warm_start", self.warm_start.from_run), ("grpo", self.grpo.from_run)):
             if given and not self.model.folder:
                 raise ValueError(f"{table}.from_run: rollouts hold the ids of their model; set model.folder to it")

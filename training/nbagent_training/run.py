@@ -5,7 +5,6 @@ Every phase leaves its result in the run folder and is skipped when it is there,
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -23,13 +22,14 @@ from transformers.utils import logging as transformers_logging
 
 from nbagent.errors import UsageError
 from nbagent.models.hf import load
+from nbagent.models.opening import open_tokenizer
 from nbagent.prompts import PromptBuilder
 from nbagent.report import build_report
 from nbagent.rollout import RolloutSettings
 from nbagent.rollouts import Rollouts
 from nbagent.runfolder import RunFolder
 from nbagent.score import Score, read_score
-from nbagent.score_run import run_score
+from nbagent.score_run import check_room, run_score
 from nbagent.task_filter import TaskFilter, kept_filter
 from nbagent.tasks import Task, TaskSource, open_tasks
 from nbagent_context import BudgetTooSmall, policy
@@ -43,14 +43,16 @@ from nbagent_training.engine import Engine, TrainedSampler
 from nbagent_training.journal import Journal
 from nbagent_training.learn import follow, learn
 from nbagent_training.lora import add_lora
+from nbagent_training.loss_settings import changed
 from nbagent_training.packing import TreeRow, pack
 from nbagent_training.practice import Practice, check_rewards
+from nbagent_training.readiness import check_ready
 from nbagent_training.recipe import TrainRecipe
 from nbagent_training.recorded import Recorded, own_examples
 from nbagent_training.scratch import make_model, make_tokenizer
 from nbagent_training.trackers import Tracker, open_trackers
 from nbagent_training.warmstart import warm_start
-from nbagent_training.watch import MemoryWatch, Stages
+from nbagent_training.watch import MemoryWatch, Stages, note_facts
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,11 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         self.stages = Stages(self.console)
+
+    def check(self) -> None:
+        """Find what is wrong before anything is made; the run folder need not be there. Raises UsageError."""
+        if not self.run.description().get("finished"):
+            check_ready(self.recipe, self._newest(), over=self._folder("final").exists())
 
     def go(self) -> None:
         """Run what is not done yet.
@@ -101,11 +108,12 @@ class TrainingRun:
                 stack.callback(tracker.close)
             practised = self._practised()
             self.heldout = self._tasks("heldout", recipe.tasks.heldout, recipe.tasks.n_heldout, 2)
+            source = self._recorded()
             if self.heldout and not recipe.model.folder:
                 self._untrained()
             self._warm()
-            self._grpo(practised)
-            self._facts(time.monotonic() - begin, memory)
+            self._grpo(practised, source)
+            note_facts(self.run.path, recipe.seed, time.monotonic() - begin, self.stages, memory)
         with self.stages.stage("report"):
             build_report(self.run.path)
         self.run.describe(finished=datetime.now(UTC).isoformat(timespec="seconds"))
@@ -199,11 +207,17 @@ class TrainingRun:
                     highlight=False,
                 )
 
+    def _sampler(self, model: Any, tokenizer: Any, name: str) -> TrainedSampler:
+        """Raises UsageError: what it samples from takes fewer tokens than it was thought to, too few for a prompt."""
+        sampler = self.engine.of(model, tokenizer, name)
+        check_room(sampler, self._settings(1.0), "agent.max_new_tokens")
+        return sampler
+
     def _attempts(self, name: str, model: Any, tokenizer: Any, temperature: float) -> Score:
         settings = self._settings(temperature)
         return run_score(
             self.heldout,
-            self.engine.of(model, tokenizer, str(self.run.checkpoints / name.rsplit("_", 1)[0])),
+            self._sampler(model, tokenizer, str(self.run.checkpoints / name.rsplit("_", 1)[0])),
             settings,
             self.run,
             name=name,
@@ -248,6 +262,11 @@ class TrainingRun:
                 self._save("untrained", make_model(tokenizer, size, self.recipe.seed), tokenizer)
         model, tokenizer = self._load("untrained")
         self._score("untrained", model, tokenizer, greedy=False)
+
+    def _newest(self) -> Path | None:
+        """Folder of the newest model that there is; None where it is yet to be made."""
+        given = Path(self.recipe.model.folder) if self.recipe.model.folder else None
+        return next((made for name in ("final", "warm", "untrained") if (made := self._folder(name)).exists()), given)
 
     def _start(self) -> tuple[Any, Any]:
         if self.recipe.model.folder:
@@ -306,11 +325,14 @@ class TrainingRun:
     def _row(self, steps: list[Step], prompts: PromptBuilder) -> TreeRow:
         return pack([(prompts.build(window).ids or (), prompts.completion_ids(text)) for window, text in steps])
 
-    def _recorded(self, tokenizer: Any) -> Recorded:
+    def _recorded(self) -> Recorded | None:
+        """The rollouts of `grpo.from_run`; opened before any stage, which would be in vain if they cannot be used."""
         settings = self.recipe.grpo
+        if not settings.updates or not settings.from_run or self._folder("final").exists():
+            return None
         source = Recorded(
             Path(settings.from_run),
-            tokenizer,
+            open_tokenizer(Path(self.recipe.model.folder)),
             self.run,
             temperature=settings.temperature,
             seed=self.recipe.seed,
@@ -322,6 +344,10 @@ class TrainingRun:
             f"  {len(source)} groups with different rewards, {source.n_left_out} without; {passes:.1f} passes",
             highlight=False,
         )
+        idle = [f"tasks.{name}" for name in changed(self.recipe.tasks, "train", "n_train", "filter")]
+        idle += [f"grpo.{name}" for name in changed(settings, "group_size", "curriculum", "branch")]
+        if idle:
+            self.console.print(f"  no rollouts are made, so these say nothing: {', '.join(idle)}", highlight=False)
         return source
 
     def _practice(self, tasks: list[Task], sampler: TrainedSampler) -> Practice:
@@ -343,19 +369,18 @@ class TrainingRun:
         """A teacher's advantages do not come from rewards: groups without a difference teach as the others do."""
         return [check for check in ALARMS if not (self.recipe.distill.teacher and check is no_mixed_groups)]
 
-    def _grpo(self, tasks: list[Task]) -> None:
+    def _grpo(self, tasks: list[Task], source: Recorded | None) -> None:
         settings = self.recipe.grpo
         if settings.updates and not self._folder("final").exists():
             model, tokenizer = self._load("warm") if self.recipe.warm_start.steps else self._start()
             model = add_lora(model, self.recipe.lora, self.recipe.seed)
-            sampler = self.engine.of(model, tokenizer, "grpo")
+            sampler = (self._sampler if source is None else self.engine.of)(model, tokenizer, "grpo")
             with self.stages.timed("grpo"), Dashboard(self.console, "grpo", settings.updates) as board:
-                practice = self._recorded(tokenizer) if settings.from_run else self._practice(tasks, sampler)
                 learn(
                     model,
                     tokenizer,
                     sampler,
-                    practice,
+                    self._practice(tasks, sampler) if source is None else source,
                     settings,
                     out=self._folder("grpo"),
                     seed=self.recipe.seed,
@@ -363,7 +388,7 @@ class TrainingRun:
                     journal=self._journal("grpo", board, self._alarms()),
                     failures=self.recipe.failures,
                     staleness=self.recipe.sampler.staleness,
-                    teacher=open_teacher(self.recipe.distill.teacher, tokenizer),
+                    teacher=open_teacher(self.recipe.distill.teacher, tokenizer, sampler.context_length),
                 )
             if self.recipe.lora.rank:
                 model.save_pretrained(self._folder("adapter"))
@@ -373,22 +398,3 @@ class TrainingRun:
             shutil.rmtree(self._folder("grpo"), ignore_errors=True)
             model, tokenizer = self._load("final")
             self._score("grpo", model, tokenizer, self.recipe.score_greedy)
-
-    def _facts(self, seconds: float, memory: MemoryWatch) -> None:
-        """demo.json: what the report says beside scores and curves."""
-        path = self.run.path / "demo.json"
-        known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        spent = dict(known.get("stage_seconds", {}))
-        for name, took in self.stages.seconds.items():
-            spent[name] = round(spent.get(name, 0.0) + took, 1)
-        facts = {
-            "seed": self.recipe.seed,
-            "seconds": round(known.get("seconds", 0.0) + seconds, 1),
-            "stage_seconds": spent,
-            "peak_memory_bytes": max(memory.peak, known.get("peak_memory_bytes", 0)),
-            "peak_process_bytes": max(memory.process_peak, known.get("peak_process_bytes", 0)),
-            "torch_threads": torch.get_num_threads(),
-        }
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps({**known, **facts}, indent=1) + "\n")
-        part.replace(path)

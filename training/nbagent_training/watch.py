@@ -1,7 +1,8 @@
-"""What a run says while it works: stages with progress bars, and how much memory it took."""
+"""What a run says while it works: stages with progress bars, how much memory it took, and in the end all that."""
 
 from __future__ import annotations
 
+import json
 import resource
 import threading
 import time
@@ -9,10 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+import torch
 from rich.console import Console
 
 from nbagent.progress import Advance, progress_bar
+from nbagent.runfolder import write_whole
 
 
 class Stages:
@@ -79,3 +83,21 @@ class MemoryWatch:
     def process_peak(self) -> int:
         """Largest resident size of this process alone, bytes."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def note_facts(run: Path, seed: int, seconds: float, stages: Stages, memory: MemoryWatch) -> None:
+    """demo.json: what the report says beside scores and curves; what earlier lives of the run took is added up."""
+    path = run / "demo.json"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    spent = dict(known.get("stage_seconds", {}))
+    for name, took in stages.seconds.items():
+        spent[name] = round(spent.get(name, 0.0) + took, 1)
+    facts = {
+        "seed": seed,
+        "seconds": round(known.get("seconds", 0.0) + seconds, 1),
+        "stage_seconds": spent,
+        "peak_memory_bytes": max(memory.peak, known.get("peak_memory_bytes", 0)),
+        "peak_process_bytes": max(memory.process_peak, known.get("peak_process_bytes", 0)),
+        "torch_threads": torch.get_num_threads(),
+    }
+    write_whole(path, json.dumps({**known, **facts}, indent=1) + "\n")
