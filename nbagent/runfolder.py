@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Any
 
 from nbagent.blobs import Blobs, storage_failed
 from nbagent.errors import RunFolderError, TrajectoryError, UsageError
+from nbagent.recipe import Recipe, to_toml
 from nbagent.tasks import Task, TaskSource, open_tasks
 from nbagent.trajectory import Trajectory
 
@@ -55,31 +57,35 @@ class RunFolder:
         return self.path.resolve().name
 
     @classmethod
-    def create(cls, path: Path | str, recipe_text: str, resume: bool = False) -> RunFolder:
+    def create(cls, path: Path | str, recipe: str | Recipe, resume: bool = False) -> RunFolder:
         """Begin a run, or go on with one.
 
         Args:
             path: a folder that does not exist or is empty; with `resume` one that may hold a run.
-            recipe_text: the resolved recipe, written before anything else.
-            resume: go on with the run that is there, whose recipe must be the same.
+            recipe: every setting, or its TOML; written before anything else.
+            resume: go on with the run that is there, whose recipe must be the same. Of a Recipe the settings are
+                compared, with defaults filled in: a run goes on under a program that has got new ones.
 
         Raises:
             RunFolderError: the folder holds another run or other files, or a run of another recipe.
             StorageError: it cannot be written.
         """
         run = cls(Path(path))
+        text = recipe if isinstance(recipe, str) else _toml_of(recipe)
         if run.path.exists() and not run.path.is_dir():
             raise RunFolderError(f"{run.path}: is a file, not a folder; give another --out")
         if run.recipe.exists():
             if not resume:
                 raise RunFolderError(f"{run.path}: holds another run; give another --out, or --resume to go on with it")
-            run._same_recipe(recipe_text)
+            run._same_recipe(
+                text, {} if isinstance(recipe, str) else tomllib.loads(_toml_of(type(recipe).model_construct()))
+            )
         elif run.path.is_dir() and any(run.path.iterdir()):
             raise RunFolderError(f"{run.path}: holds files that are no run; give an empty or new folder as --out")
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             if not run.recipe.exists():
-                write_whole(run.recipe, recipe_text)
+                write_whole(run.recipe, text)
             for folder in (run.rollouts, run.path / "blobs", run.notebooks, run.checkpoints):
                 folder.mkdir(exist_ok=True)
             if not run._description.exists():
@@ -97,16 +103,17 @@ class RunFolder:
             raise RunFolderError(f"{run.path}: {what}; give the folder that was --out of a run")
         return run
 
-    def _same_recipe(self, text: str) -> None:
-        there = self.recipe.read_text()
-        if there == text:
-            return
-        pairs = zip([*there.splitlines(), ""], [*text.splitlines(), ""], strict=False)
-        was, now = next(((a, b) for a, b in pairs if a != b), ("", ""))
-        raise RunFolderError(
-            f"{self.recipe}: the run there has another recipe (`{was.strip()}`, not `{now.strip()}`); "
-            "resume with its own recipe, or give another --out"
-        )
+    def _same_recipe(self, text: str, defaults: dict[str, Any]) -> None:
+        try:
+            there = tomllib.loads(self.recipe.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunFolderError(f"{self.recipe}: not TOML any more ({error}); give another --out") from None
+        given = tomllib.loads(text)
+        for name, was, now in _differences(_filled(defaults, there), _filled(defaults, given)):
+            raise RunFolderError(
+                f"{self.recipe}: the run there has another recipe ({_setting(name, was)}, not {_setting(name, now)}); "
+                "resume with its own recipe, or give another --out"
+            )
 
     @property
     def _description(self) -> Path:
@@ -289,6 +296,36 @@ def write_whole(path: Path, content: str | bytes) -> None:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         storage_failed(path, error)
+
+
+_UNSET = object()
+
+
+def _toml_of(recipe: Recipe) -> str:
+    return to_toml(recipe.model_dump(mode="json"))
+
+
+def _filled(defaults: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of settings and, where it has none, the defaults."""
+    filled = {**defaults, **table}
+    for name, inner in defaults.items():
+        if isinstance(inner, dict) and isinstance(table.get(name), dict):
+            filled[name] = _filled(inner, table[name])
+    return filled
+
+
+def _differences(there: Mapping[str, Any], given: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted name and both values of every setting that is not the same."""
+    for name in {**there, **given}:
+        was, now = there.get(name, _UNSET), given.get(name, _UNSET)
+        if isinstance(was, dict) and isinstance(now, dict):
+            yield from _differences(was, now, f"{place}{name}.")
+        elif was != now:
+            yield f"{place}{name}", was, now
+
+
+def _setting(name: str, value: Any) -> str:
+    return f"no `{name}`" if value is _UNSET else f"`{name} = {to_toml({'': [value]}).partition('[')[2].strip()[:-1]}`"
 
 
 def _last_line(path: Path) -> dict[str, Any]:

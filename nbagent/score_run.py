@@ -14,7 +14,7 @@ from nbagent.execute_notebook import write_notebook
 from nbagent.models.base import Model
 from nbagent.models.opening import open_model
 from nbagent.progress import progress_bar
-from nbagent.recipe import Recipe, to_toml
+from nbagent.recipe import Recipe
 from nbagent.replay import notebook_at
 from nbagent.report import build_report
 from nbagent.rollout import RolloutSettings, prompt_builder
@@ -203,7 +203,6 @@ def score_command(
         policy(recipe.agent.policy, **recipe.agent.policy_options)
     except ValueError as error:
         raise UsageError(f"--policy: {error}") from None
-    text = to_toml(recipe.model_dump(mode="json"))
     source = open_tasks(recipe.tasks, None)
     tasks = list(source.tasks())[: recipe.limit]
     if not tasks:
@@ -212,7 +211,7 @@ def score_command(
         recipe.model, **({**remote, "native_tools": recipe.agent.action_format == "native"} if remote else {})
     )
     check_room(model, recipe.settings())
-    run = RunFolder.create(out, text, resume=resume)
+    run = RunFolder.create(out, recipe, resume=resume)
     fingerprint = source.fingerprint()
     run.add_tasks(fingerprint)
     details = recipe.model_dump(mode="json", exclude={"tasks", "model"})

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from nbagent.errors import RunFolderError, TrajectoryError
+from nbagent.recipe import Recipe
 from nbagent.runfolder import RunFolder, rollout_id
 from nbagent.trajectory import Recorder
 
@@ -46,6 +47,47 @@ def test_resuming_needs_the_same_recipe(tmp_path):
         RunFolderError, match=r"recipe\.toml: the run there has another recipe \(`lr = 2`, not `lr = 3`\)"
     ):
         RunFolder.create(tmp_path / "a", "seed = 1\nlr = 3\n", resume=True)
+
+
+class Inner(Recipe):
+    lr: float = 1e-5
+    name: str | None = None
+
+
+class Grown(Recipe):
+    """A recipe that has got settings since the run began: `inner.lr`, `inner.name`, `more` and `late`."""
+
+    folder: str
+    seed: int = 0
+    inner: Inner = Inner()
+    more: Inner = Inner(lr=2.0)
+    late: tuple[str, ...] = ("a",)
+
+
+def test_a_run_goes_on_under_a_program_with_new_settings_as_long_as_they_are_at_their_defaults(tmp_path):
+    old = 'folder = "m"\nseed = 1\n\n[inner]\n'
+    RunFolder.create(tmp_path / "a", old)
+    run = RunFolder.create(tmp_path / "a", Grown(folder="m", seed=1), resume=True)
+    assert run.recipe.read_text() == old
+    for other, words in (
+        (Grown(folder="m", seed=1, inner=Inner(lr=1e-4)), r"\(`inner.lr = 1e-05`, not `inner.lr = 0.0001`\)"),
+        (Grown(folder="m", seed=1, inner=Inner(name="x")), r'\(no `inner.name`, not `inner.name = "x"`\)'),
+        (Grown(folder="m", seed=1, more=Inner()), r"\(`more.lr = 2.0`, not `more.lr = 1e-05`\)"),
+        (Grown(folder="m", seed=1, late=()), r'\(`late = \["a"\]`, not `late = \[\]`\)'),
+        (Grown(folder="m"), r"\(`seed = 1`, not `seed = 0`\)"),
+        (Grown(folder="n", seed=1), r'\(`folder = "m"`, not `folder = "n"`\)'),
+    ):
+        with pytest.raises(RunFolderError, match=words):
+            RunFolder.create(tmp_path / "a", other, resume=True)
+
+
+def test_a_setting_that_the_program_lost_is_a_difference_and_a_torn_recipe_is_one_line(tmp_path):
+    run = RunFolder.create(tmp_path / "a", 'folder = "m"\ngone = 3\n')
+    with pytest.raises(RunFolderError, match=r"\(`gone = 3`, not no `gone`\)"):
+        RunFolder.create(tmp_path / "a", Grown(folder="m"), resume=True)
+    run.recipe.write_text("folder =")
+    with pytest.raises(RunFolderError, match="not TOML any more"):
+        RunFolder.create(tmp_path / "a", Grown(folder="m"), resume=True)
 
 
 def test_a_run_that_died_while_its_folder_was_made_can_go_on(tmp_path):

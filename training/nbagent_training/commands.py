@@ -17,7 +17,7 @@ from rich.console import Console
 
 from nbagent.cli_options import BACKEND_HELP
 from nbagent.errors import InfrastructureError, NbagentError, RunFolderError, StorageError, UsageError
-from nbagent.recipe import load_recipe, nearest, to_toml
+from nbagent.recipe import load_recipe, nearest
 from nbagent.runfolder import RunFolder
 from nbagent_kernels.errors import KernelError
 from nbagent_training.errors import TooManyFailures
@@ -197,7 +197,7 @@ def _run(recipe: TrainRecipe, out: Path, resume: bool, console: Console) -> Trai
         return follower
     # A recipe that is put right may be run into the same folder, so nothing is there before it is looked at.
     TrainingRun(recipe, RunFolder(out), console).check()
-    folder = RunFolder.create(out, to_toml(recipe.model_dump(mode="json")), resume=resume)
+    folder = RunFolder.create(out, recipe, resume=resume)
     made = TrainingRun(recipe, folder, console)
     how = "the same command with --resume goes on"
     try:

@@ -22,7 +22,7 @@ from nbagent.execute_notebook import write_notebook
 from nbagent.models.base import Model
 from nbagent.models.opening import open_model
 from nbagent.progress import progress_bar
-from nbagent.recipe import Recipe, to_toml
+from nbagent.recipe import Recipe
 from nbagent.replay import notebook_at
 from nbagent.rollout import RolloutSettings
 from nbagent.runfolder import RunFolder, rollout_id
@@ -162,7 +162,7 @@ def run_command(
     if recipe.setting == "agentic":
         with progress_bar("capsules", len({row.data_folder for row in rows})) as advance:
             source.capsules(rows, advance)
-    run = RunFolder.create(out, to_toml(recipe.model_dump(mode="json")), resume=resume)
+    run = RunFolder.create(out, recipe, resume=resume)
     run.add_tasks(source.fingerprint(), cache)
     return run_set(recipe, rows, source, model, run, concurrency=concurrency, judge=judge, picker=picker)
 
