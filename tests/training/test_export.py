@@ -1,6 +1,7 @@
 """Checkpoints as plain model folders."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from nbagent.cli import app
 from nbagent.errors import ModelFolderError, RunFolderError, UsageError
 from nbagent.models.hf import load
 from nbagent.models.opening import check_folder
-from nbagent.recipe import to_toml
+from nbagent.recipe import load_recipe, to_toml
+from nbagent.runfolder import RunFolder
 from nbagent_training.export import export
 from nbagent_training.lora import add_lora
 from nbagent_training.loss_settings import Lora
@@ -98,6 +100,30 @@ def test_the_last_stage_is_taken_or_the_one_named(base, tiny, run, tokenizer, tm
     assert agent_beside(str(tmp_path / "b")).action_format == "fenced", "from the run's recipe"
     with pytest.raises(RunFolderError, match=r"no checkpoint x; there are: grpo/checkpoint-4, warm"):
         export(run, tmp_path / "c", checkpoint="x")
+
+
+def test_a_run_of_an_older_program_is_resumed_and_exported(base, run, tmp_path):
+    """One that did not know some settings yet, or knew some that are gone, in tables old and new."""
+    adapted(base, run / "checkpoints" / "final")
+    text = (run / "recipe.toml").read_text()
+    recipe = load_recipe(run / "recipe.toml", TrainRecipe)
+    short = re.sub(r"\n\[watch\]\n(.*\n)*|warn_steps = .*\n|save_every = .*\n", "", text)
+    assert len(short.splitlines()) < len(text.splitlines()) - 4
+    (run / "recipe.toml").write_text(short)
+    RunFolder.create(run, recipe, resume=True)
+    other = recipe.model_copy(update={"grpo": recipe.grpo.model_copy(update={"lr": 0.1})})
+    with pytest.raises(RunFolderError, match=r"`grpo.lr = 1e-05`, not `grpo.lr = 0.1`"):
+        RunFolder.create(run, other, resume=True)
+    odd = text.replace("[grpo]", "[lost]\nx = 1\n\n[grpo]\nlost = 1").replace("[agent]", "[agent]\nlost = 1")
+    (run / "recipe.toml").write_text(odd)
+    assert agent_beside(str(export(run, tmp_path / "odd"))).action_format == "fenced"
+    (run / "recipe.toml").write_text(text.replace('"fenced"', '"morse"'))
+    with pytest.raises(RunFolderError, match="its agent cannot be read") as raised:
+        export(run, tmp_path / "out")
+    assert "\n" not in str(raised.value)
+    (run / "recipe.toml").write_text('model = "m"\n')
+    with pytest.raises(RunFolderError, match="no run of `nbagent train`"):
+        export(run, tmp_path / "out")
 
 
 def test_nothing_is_written_over_and_what_cannot_be_merged_is_one_line(base, run, tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,7 @@ from nbagent.agent import Agent
 from nbagent.errors import ModelFolderError, RunFolderError, UsageError
 from nbagent.models.hf import load
 from nbagent.models.opening import check_folder
-from nbagent.recipe import load_recipe
 from nbagent.runfolder import RunFolder
-from nbagent_training.recipe import TrainRecipe
 
 ADAPTER = "adapter_config.json"
 """What marks a folder of adapters."""
@@ -51,10 +50,10 @@ def export(source: Path, out: Path, *, checkpoint: str = "", dtype: str = "") ->
     if dtype and dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}: there are {', '.join(DTYPES)}")
     transformers_logging.disable_progress_bar()
-    recipe = _recipe(source)
-    folder = _checkpoint(source, checkpoint) if recipe is not None else source
+    run = _run(source)
+    folder = _checkpoint(source, checkpoint) if run is not None else source
     if (folder / ADAPTER).is_file():
-        base = _base(folder, recipe.model.folder if recipe is not None else "")
+        base = _base(folder, run[0] if run is not None else "")
         model, tokenizer = _merged(folder, base)
     else:
         base = folder
@@ -67,8 +66,8 @@ def export(source: Path, out: Path, *, checkpoint: str = "", dtype: str = "") ->
     tokenizer.save_pretrained(part)
     if (folder / AGENT_FILE).is_file():
         shutil.copy(folder / AGENT_FILE, part / AGENT_FILE)
-    elif recipe is not None:
-        recipe.agent.write_beside(part)
+    elif run is not None:
+        run[1].write_beside(part)
     else:
         Agent().write_beside(part)
     if out.is_dir():
@@ -77,13 +76,27 @@ def export(source: Path, out: Path, *, checkpoint: str = "", dtype: str = "") ->
     return out
 
 
-def _recipe(source: Path) -> TrainRecipe | None:
-    """The recipe of a training run; None for a folder that is no run."""
+def _run(source: Path) -> tuple[str, Agent] | None:
+    """Model folder and agent of a training run; None for a folder that is no run.
+
+    Nothing else of the recipe is looked at, and settings of the agent that are not known are passed over: a run of an
+    older or newer program is exported too.
+    """
     if not (source / "recipe.toml").is_file():
         if not (source / "config.json").is_file() and not (source / ADAPTER).is_file():
             raise RunFolderError(f"{source}: neither a run of `nbagent train` nor a checkpoint's folder")
         return None
-    return load_recipe(RunFolder.open(source).recipe, TrainRecipe)
+    path = RunFolder.open(source).recipe
+    try:
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+        if "grpo" not in recipe:
+            raise RunFolderError(f"{source}: no run of `nbagent train`, so there is nothing to export")
+        agent = {name: value for name, value in recipe.get("agent", {}).items() if name in Agent.model_fields}
+        return str(recipe.get("model", {}).get("folder", "")), Agent.model_validate(agent)
+    except RunFolderError:
+        raise
+    except ValueError as error:
+        raise RunFolderError(f"{path}: its agent cannot be read ({' '.join(str(error).split())})") from None
 
 
 def _checkpoint(run: Path, named: str) -> Path:
