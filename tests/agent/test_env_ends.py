@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -19,11 +20,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_a_host_side_failure_is_raised_and_costs_no_step(task, opened):
-    async with opened(task, backend="nowhere") as at:
-        with pytest.raises(InfrastructureError, match="unknown backend 'nowhere'"):
+    spoken_by_none = replace(task, language="cobol")
+    async with opened(spoken_by_none, backend="local") as at:
+        with pytest.raises(InfrastructureError, match="cobol"):
             await at.do("run_cell", code="1")
         assert at.env.steps_taken == 0
-    async with opened(task, backend="nowhere"):
+    async with opened(spoken_by_none, backend="local"):
         pass
 
 
