@@ -149,8 +149,8 @@ class Endpoint:
             # One prompt that is too long, or that a filter refuses, says nothing of the others.
             raise ModelError(f"{self.url}{path}: {_status(response)}")
         if not response.is_success:
-            error = MissingError if response.status_code == 404 else RefusedError
-            raise error(f"{self.url}{path}: {_status(response)}")
+            kind = MissingError if response.status_code == 404 else RefusedError
+            raise kind(f"{self.url}{path}: {_status(response)}")
         try:
             answer = response.json()
         except ValueError:
