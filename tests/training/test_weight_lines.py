@@ -5,20 +5,23 @@ NCCL needs GPUs, which machines that run this have none of; what is tested of it
 
 import ctypes.util
 import threading
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 
 from nbagent.errors import ModelError, RecipeError, UsageError
 from nbagent.models.inside_vllm.gloo_group import meet
 from nbagent.models.vllm_server import Interpreter
+from nbagent.models.weight_transfer import Delivery
 from nbagent.recipe import load_recipe
 from nbagent_training.engine import Engine
 from nbagent_training.nccl import LIBRARY
 from nbagent_training.recipe import TrainRecipe
 from nbagent_training.sampler_settings import Sampler
-from nbagent_training.weight_lines import GlooLine, NcclLine, Weights
+from nbagent_training.weight_lines import WAIT_S, GlooLine, NcclLine, Weights
 
 
 def received(address, contents):
@@ -51,6 +54,91 @@ def test_what_was_taken_arrives_again_after_the_model_moved_on(tiny, tmp_path):
         assert got.keys() == expected.keys()
         assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
     assert not list(tmp_path.iterdir())
+
+
+def test_closing_a_line_ends_a_meeting_that_nobody_else_comes_to(tmp_path):
+    line, said = GlooLine(tmp_path), []
+
+    def meets():
+        try:
+            line.join()
+        except ModelError as error:
+            said.append(str(error))
+
+    line.address(2)
+    joining = threading.Thread(target=meets)
+    joining.start()
+    line.close()
+    joining.join(WAIT_S / 10)
+    assert said == ["the line to vLLM was closed"]
+
+
+def test_closing_a_line_ends_a_send_that_nobody_takes(tiny, tmp_path):
+    weights, said = Weights(GlooLine(tmp_path), torch.float32), []
+    weights.model = tiny
+    weights.take()
+    address, there = weights.address(2), []
+    other = threading.Thread(
+        target=lambda: there.append(meet(address["store"], 1, address["world_size"], address["timeout_s"]))
+    )
+    other.start()
+    weights.join()
+    other.join()
+
+    def sends():
+        try:
+            while True:
+                weights.send(again=True)
+        except (ModelError, RuntimeError) as error:
+            said.append(error)
+
+    sending = threading.Thread(target=sends)
+    sending.start()
+    weights.close()
+    sending.join(WAIT_S / 10)
+    assert said
+
+
+def client(answers):
+    """Of a server that gives these answers, in turn; one that is an event is waited for."""
+
+    def answer(request):
+        one = answers.pop(0)
+        if isinstance(one, threading.Event):
+            one.wait()
+            raise httpx.ReadError("it died")
+        return one
+
+    return httpx.Client(transport=httpx.MockTransport(answer), base_url="http://vllm")
+
+
+def test_a_server_that_dies_before_it_comes_to_the_meeting_is_not_waited_for(tiny, tmp_path):
+    weights = Weights(GlooLine(tmp_path), torch.float32)
+    weights.model = tiny
+    delivery, died = Delivery(weights), threading.Event()
+    delivery.take()
+    begin = time.monotonic()
+    died.set()
+    with client([httpx.Response(200, json={"world_size": 1}), died]) as asked, pytest.raises(ModelError, match="died"):
+        delivery.bring(asked)
+    assert time.monotonic() - begin < WAIT_S / 10
+
+
+def test_the_late_end_of_a_request_that_was_given_up_ends_no_later_group(tmp_path):
+    line, died, closed, before = GlooLine(tmp_path), threading.Event(), [], threading.enumerate()
+    delivery = Delivery(line)
+    line.close = lambda: closed.append(True)
+
+    def breaks():
+        raise RuntimeError("the line broke")
+
+    with client([died]) as asked:
+        with pytest.raises(RuntimeError, match="the line broke"):
+            delivery._both(asked, "/update_weights", {}, breaks)
+        died.set()
+        for thread in set(threading.enumerate()) - set(before):
+            thread.join()
+    assert not closed
 
 
 def test_a_pytorch_without_nccl_is_named():
