@@ -20,7 +20,7 @@ def learning_curve(series: Series) -> Markup:
     """Raw values as faint dots, their running mean as a line; every dot names its values on hover."""
     width, height, left, right, top, bottom = 480, 250, 46, 12, 12, 34
     steps, values = _thinned(series.steps), _thinned(series.values)
-    low, high = series.bounds or (min(0.0, min(values)), max(values))
+    low, high = series.bounds or (min(0.0, min(values)), max(0.0, max(values)))
     if high <= low:
         high = low + 1.0
     ticks_x, ticks_y = ticks(steps[0], steps[-1]), ticks(low, high)

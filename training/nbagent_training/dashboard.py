@@ -18,8 +18,9 @@ WIDTH = 40
 EVERY_S = 60.0
 """Seconds between two lines where there is no terminal: a day of training is then some 1,400 lines of a log."""
 SHOWN = (
-    "reward", "share_mixed", "entropy", "logp_gap", "grad_norm", "loss", "trajectory_tokens_mean", "steps_mean",
-    "truncated_share", "malformed_share", "infrastructure", "tokens_per_s", "rollout_s", "train_s",
+    "reward", "share_mixed", "share_all_0", "share_all_1", "teacher_kl", "entropy", "kl", "logp_gap", "ratio_max",
+    "clip_high_share", "advantage_std", "grad_norm", "loss", "trajectory_tokens_mean", "steps_mean", "truncated_share",
+    "malformed_share", "infrastructure", "tokens_per_s", "rollout_s", "teacher_s", "train_s", "sync_s",
 )  # fmt: skip
 """Metrics on the terminal, as far as a phase has them."""
 BRIEF = ("reward", "share_mixed", "loss", "entropy", "grad_norm", "tokens_per_s")
