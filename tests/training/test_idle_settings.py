@@ -20,6 +20,7 @@ REFUSED = {
     MODEL + '[warm_start]\nsteps = 5\nfrom_run = "r"\n[tasks]\ndemonstrations = "a"': "tasks.demonstrations does",
     MODEL + "scratch = { layers = 3 }": "scratch does nothing",
     MODEL + "[lora]\nrank = 4\n[grpo]\nupdates = 0": "lora.rank does nothing",
+    MODEL + "[lora]\nrank = 4\n[warm_start]\nsteps = 3\nmuon_lr = 1e-4": "warm_start.muon_lr does nothing",
     MODEL + '[distill]\nteacher = "t"\n[grpo]\nupdates = 0': "distill.teacher does nothing",
 }
 
@@ -44,9 +45,16 @@ def test_refused(text, tmp_path):
         MODEL
         + '[tasks]\ntrain = "a"\nfilter = "f"\n[grpo]\nfrom_run = "r"\ngroup_size = 4\nloss = { old = "sampler" }',
         "[warm_start]\nsteps = 5\n[tasks]\nflawed = 0.5\nn_train = 9",
+        MODEL + "[lora]\nrank = 4\n[warm_start]\nsteps = 3\nadamw_lr = 1e-4\n[grpo]\nupdates = 0",
         MODEL,
     ],
-    ids=["rejection sampling", "the recipe that made the rollouts", "from nothing", "defaults"],
+    ids=[
+        "rejection sampling",
+        "the recipe that made the rollouts",
+        "from nothing",
+        "a warm start of adapters",
+        "defaults",
+    ],
 )
 def test_what_does_something_is_taken_and_so_is_the_resolved_recipe(text, tmp_path):
     recipe = read(tmp_path, text)

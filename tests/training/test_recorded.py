@@ -18,7 +18,7 @@ from nbagent.tasks import open_tasks
 from nbagent.trajectory import Recorder
 from nbagent_training.groups import batch_of
 from nbagent_training.lineage import practice_id, practised_in
-from nbagent_training.offline import offline_recipe
+from nbagent_training.offline import offline_recipe, passed_over
 from nbagent_training.recipe import Grpo, TrainRecipe
 from nbagent_training.recorded import Recorded, own_examples, recorded
 
@@ -221,6 +221,7 @@ def test_a_recipe_without_a_correction_for_stale_rows_is_refused(tmp_path):
 
 def test_the_recipe_of_a_scores_rollouts_is_their_model_for_two_passes(scored, folder):
     recipe = offline_recipe(scored.path)
+    assert passed_over(recipe) == []
     assert (recipe.model.folder, recipe.grpo.loss.old) == (str(folder), "sampler")
     assert (recipe.grpo.updates, recipe.grpo.tasks_per_update, recipe.tasks.n_heldout) == (2, 2, 0)
     given = TrainRecipe.model_validate(
@@ -228,6 +229,13 @@ def test_the_recipe_of_a_scores_rollouts_is_their_model_for_two_passes(scored, f
     )
     assert offline_recipe(scored.path, given).grpo.loss.old == "trainer"
     assert offline_recipe(scored.path, given).grpo.lr == 0.5
+    made_them = {
+        "model": {"folder": "m"},
+        "tasks": {"train": "q.csv"},
+        "grpo": {"group_size": 4, "curriculum": "mixed"},
+    }
+    taken = offline_recipe(scored.path, TrainRecipe.model_validate(made_them))
+    assert passed_over(taken) == ["tasks.train", "grpo.group_size", "grpo.curriculum"]
     for name in ("t0-0", "t0-3", "t1-0", "t1-1"):
         scored.rollout_path(name).unlink()
     with pytest.raises(UsageError, match="in none of its 3 groups do rewards differ"):
@@ -274,11 +282,12 @@ def logprob(model, ids, start):
 
 
 @pytest.mark.slow
-def test_right_rollouts_are_learned_by_supervision(scored, folder, tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("more", "least"), [("", 0.1), ("[lora]\nrank = 8\n", 0.01)], ids=["all weights", "adapters"])
+def test_right_rollouts_are_learned_by_supervision(scored, folder, tiny, tmp_path, monkeypatch, more, least):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.toml").write_text(
         f'bf16 = false\nthreads = 1\n[tasks]\nn_heldout = 0\n[model]\nfolder = "{folder}"\n[warm_start]\nsteps = 8\n'
-        f'tokens = 512\nfrom_run = "{scored.path}"\n[grpo]\nupdates = 0\n'
+        f'tokens = 512\nfrom_run = "{scored.path}"\n[grpo]\nupdates = 0\n{more}'
     )
     made = RUN.invoke(app, ["train", "r.toml", "--out", "out"])
     assert made.exit_code == 0, made.output + made.stderr
@@ -287,4 +296,4 @@ def test_right_rollouts_are_learned_by_supervision(scored, folder, tiny, tmp_pat
 
     trained, _ = load(tmp_path / "out" / "checkpoints" / "warm")
     tiny.load_state_dict(load(folder)[0].state_dict())
-    assert gain(tiny, trained, scored, 1.0) > 0.1
+    assert gain(tiny, trained, scored, 1.0) > least

@@ -11,6 +11,7 @@ from nbagent.models.opening import is_remote
 from nbagent.recipe import load_recipe
 from nbagent.runfolder import RunFolder
 from nbagent.score_run import ScoreRecipe
+from nbagent_training.loss_settings import changed
 from nbagent_training.recipe import TrainRecipe
 from nbagent_training.recorded import check_kind, recorded
 
@@ -40,6 +41,13 @@ def offline_recipe(path: Path, recipe: TrainRecipe | None = None) -> TrainRecipe
         loss["old"] = "sampler"
     grpo["from_run"] = str(path)
     return TrainRecipe.model_validate(given)
+
+
+def passed_over(recipe: TrainRecipe) -> list[str]:
+    """What a recipe says of how rollouts are made, which says nothing where they are there already."""
+    of_tasks = changed(recipe.tasks, "train", "n_train", "filter")
+    of_grpo = changed(recipe.grpo, "group_size", "curriculum", "branch")
+    return [*(f"tasks.{name}" for name in of_tasks), *(f"grpo.{name}" for name in of_grpo)]
 
 
 def _of_score(run: RunFolder) -> dict[str, Any]:

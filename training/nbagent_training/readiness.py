@@ -54,16 +54,16 @@ def check_ready(recipe: TrainRecipe, start: Path | None, *, over: bool = False) 
     practised = bool(grpo.updates) and not over
     if recipe.tasks.heldout or recipe.tasks.n_heldout or (practised and not grpo.from_run):
         _check_room(agent.max_new_tokens, longest or int(positions), tokenizer)
+    if recipe.lora.rank and config is not None and (practised or (recipe.warm_start.steps and not warmed)):
+        # Neither memory nor random numbers are taken for a model on the device `meta`.
+        with torch.random.fork_rng(), torch.device("meta"):
+            add_lora(AutoModelForCausalLM.from_config(config), recipe.lora, recipe.seed)
     if not practised:
         return
     if grpo.attention == "flex" and not torch.cuda.is_available():
         raise UsageError('grpo.attention = "flex" needs a GPU; set it to "sdpa"')
     if grpo.from_run:
         check_kind(RunFolder.open(grpo.from_run))
-    if recipe.lora.rank and config is not None:
-        # Neither memory nor random numbers are taken for a model on the device `meta`.
-        with torch.random.fork_rng(), torch.device("meta"):
-            add_lora(AutoModelForCausalLM.from_config(config), recipe.lora, recipe.seed)
     check_teacher(recipe.distill.teacher, tokenizer, longest)
 
 

@@ -87,7 +87,8 @@ class WarmStart(Recipe):
     tokens: int = Field(default=3072, ge=64)
     """Padded tokens per step."""
     muon_lr: float = Field(default=0.01, gt=0)
-    """Learning rate of the matrices inside the layers."""
+    """Learning rate of the matrices inside the layers. With `lora.rank` a given model's adapters alone are trained, at
+    `adamw_lr`."""
     adamw_lr: float = Field(default=4e-3, gt=0)
     """Learning rate of embeddings, norms and head."""
     from_run: str = ""
@@ -175,7 +176,8 @@ class Grpo(Recipe):
     attention: Kernel = "sdpa"
     """What computes attention in training; `flex`, on a GPU only, is one kernel however many prefixes are shared."""
     recompute: bool = False
-    """Compute activations again in the backward pass: much less memory for about a third more time."""
+    """Compute activations again in the backward pass, also of a warm start: much less memory for about a third more
+    time."""
     save_every: int = Field(default=10, ge=1)
     """Updates between checkpoints, of which the newest two are kept until GRPO is over."""
 
@@ -249,9 +251,12 @@ class TrainRecipe(Recipe):
             raise ValueError(
                 "tasks.flawed does nothing: only a warm start without from_run has demonstrations; leave it out"
             )
-        for name, given in (("lora.rank", self.lora.rank), ("distill.teacher", self.distill.teacher)):
-            if given and not self.grpo.updates:
-                raise ValueError(f"{name} does nothing: it is of grpo, and grpo.updates is 0; leave {name} out")
+        if self.distill.teacher and not self.grpo.updates:
+            raise ValueError("distill.teacher does nothing: grpo.updates is 0; leave one of them out")
+        if self.lora.rank and not self.grpo.updates and not (self.warm_start.steps and self.model.folder):
+            raise ValueError("lora.rank does nothing: grpo.updates is 0; leave one of them out")
+        if self.lora.rank and self.model.folder and changed(self.warm_start, "muon_lr"):
+            raise ValueError("warm_start.muon_lr does nothing: adapters are trained at adamw_lr; leave muon_lr out")
         for table, given in (("warm_start", self.warm_start.from_run), ("grpo", self.grpo.from_run)):
             if given and not self.model.folder:
                 raise ValueError(f"{table}.from_run: rollouts hold the ids of their model; set model.folder to it")

@@ -43,7 +43,7 @@ from nbagent_training.engine import Engine, TrainedSampler
 from nbagent_training.journal import Journal
 from nbagent_training.learn import follow, learn
 from nbagent_training.lora import add_lora
-from nbagent_training.loss_settings import changed
+from nbagent_training.offline import passed_over
 from nbagent_training.packing import TreeRow, pack
 from nbagent_training.practice import Practice, check_rewards
 from nbagent_training.readiness import check_ready
@@ -296,6 +296,8 @@ class TrainingRun:
                     bf16=self.recipe.bf16,
                     journal=self._journal("sft", board),
                     save_steps=20 * max(1, settings.steps // 200),
+                    lora=self.recipe.lora if self.recipe.model.folder else None,
+                    recompute=self.recipe.grpo.recompute,
                 )
             self._save("warm", model, tokenizer)
             shutil.rmtree(part, ignore_errors=True)
@@ -344,9 +346,7 @@ class TrainingRun:
             f"  {len(source)} groups with different rewards, {source.n_left_out} without; {passes:.1f} passes",
             highlight=False,
         )
-        idle = [f"tasks.{name}" for name in changed(self.recipe.tasks, "train", "n_train", "filter")]
-        idle += [f"grpo.{name}" for name in changed(settings, "group_size", "curriculum", "branch")]
-        if idle:
+        if idle := passed_over(self.recipe):
             self.console.print(f"  no rollouts are made, so these say nothing: {', '.join(idle)}", highlight=False)
         return source
 
