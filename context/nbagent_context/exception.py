@@ -14,8 +14,8 @@ from nbagent_context.cut import ELIDED, first_line, head_tail
 from nbagent_context.failure import exception_line
 from nbagent_context.types import Exchange
 
-MESSAGE_CHARS = 10
-"""So many characters of a message tell it from others."""
+MESSAGE_CHARS = 5
+"""More characters of a message than these, a word, are enough of a line whose middle is left out."""
 _FRAME = re.compile(r"at(?: In\[\d+\])?: |in \S+:\d+|(?:from|while handling) [\w.]+: ")
 _NAME = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Warning|Interrupt|Exit|Iteration|Group)\b")
 
