@@ -1,12 +1,10 @@
 """A real vLLM server on the CPU: rollouts in real kernels, new weights, and its death in the middle of them.
 
-It needs an environment with vLLM (`make vllm`), named by NBAGENT_VLLM_PYTHON or lying at .venv-vllm.
+LoRA: test_vllm_adapters.py. A server at a URL, and a teacher's: test_vllm_elsewhere.py. A whole run: test_vllm_run.py.
 """
 
 import asyncio
 import contextlib
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,45 +13,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from served import INTERPRETER, NEEDS_VLLM, PROMPT, ask, greedy, kill_once_busy, log_probs, network, play, served
 
-from nbagent.env import EnvLimits
 from nbagent.errors import ModelError, UsageError
 from nbagent.models.base import Prompt, SamplingParams
-from nbagent.models.hf import load
-from nbagent.models.vllm import VLLMModel
 from nbagent.models.vllm_server import VLLMServer, find_interpreter
-from nbagent.rollout import RolloutSettings
 from nbagent.rollouts import Rollouts
 from nbagent.samples import samples
-from nbagent.tasks import Outcome, open_tasks
+from nbagent.tasks import Outcome
 from nbagent_training.engine import Engine
 from nbagent_training.sampler_settings import Sampler
-from nbagent_training.scratch import Size, make_model
 from nbagent_training.weight_lines import GlooLine
 
-try:
-    INTERPRETER = find_interpreter()
-except UsageError as error:
-    INTERPRETER = None
-    WHY = str(error)
-
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.slow,
-    pytest.mark.skipif(INTERPRETER is None, reason=WHY if INTERPRETER is None else ""),
-]
-PROMPT = tuple(range(5, 69))
-
-
-def network(tokenizer, seed):
-    """Head dimension 64: vLLM's CPU attention does not take 16."""
-    size = Size(vocabulary=320, hidden=128, layers=2, heads=2, kv_heads=1, intermediate=128, positions=4096)
-    model = make_model(tokenizer, size, seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(3.0)
-    return model.eval()
+pytestmark = NEEDS_VLLM
 
 
 @pytest.fixture(scope="module")
@@ -67,20 +39,6 @@ def rollouts():
         yield rollouts
 
 
-@contextlib.contextmanager
-def served(rollouts, model, tokenizer, place, **settings):
-    """A model at a server of its own."""
-    model.save_pretrained(place / "start")
-    tokenizer.save_pretrained(place / "start")
-    server = VLLMServer(INTERPRETER, place / "start", log=place / "log", dtype="float32", **settings)
-    try:
-        sampler = VLLMModel(tokenizer, "served", server=server, place=place)
-        yield sampler, server
-        rollouts.call(sampler.close())
-    finally:
-        server.close()
-
-
 @pytest.fixture(scope="module")
 def both(rollouts, trained, tokenizer, tmp_path_factory):
     with served(rollouts, trained, tokenizer, tmp_path_factory.mktemp("served"), swaps=True) as both:
@@ -90,29 +48,6 @@ def both(rollouts, trained, tokenizer, tmp_path_factory):
 @pytest.fixture
 def sampler(both):
     return both[0]
-
-
-def ask(rollouts, sampler, n=1, prompt=PROMPT, **params):
-    async def all_of_them():
-        return await asyncio.gather(
-            *(sampler.sample(Prompt([], ids=prompt), SamplingParams(seed=seed, **params)) for seed in range(n))
-        )
-
-    return rollouts.call(all_of_them())
-
-
-def log_probs(model, prompt, ids, temperature=1.0):
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1].double()
-    return torch.log_softmax(logits / temperature, -1).gather(1, torch.tensor(ids)[:, None])[:, 0]
-
-
-def greedy(model, prompt, n):
-    ids = list(prompt)
-    with torch.no_grad():
-        for _ in range(n):
-            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
-    return tuple(ids[len(prompt) :])
 
 
 def test_more_long_prompts_at_once_than_a_step_of_the_server_reads(rollouts, both):
@@ -153,15 +88,6 @@ def test_the_terminator_is_kept_and_the_text_is_without_it(rollouts, sampler, to
 def test_a_prompt_that_does_not_fit_is_an_error(rollouts, sampler):
     with pytest.raises(ModelError, match="do not fit into 4096"):
         ask(rollouts, sampler, prompt=(5,) * 4090, max_new_tokens=100)
-
-
-def play(rollouts, sampler, tmp_path, n, max_steps=3):
-    """Rollouts of one bundled task in real kernels."""
-    task = open_tasks("bundled:train?n=1&seed=0&families=heart_median", tmp_path / "tasks").tasks()[0]
-    settings = RolloutSettings(
-        action_format="fenced", limits=EnvLimits(max_steps=max_steps), sampling=SamplingParams(max_new_tokens=48)
-    )
-    return rollouts.run([(task, f"r{k}") for k in range(n)], sampler, settings)
 
 
 def test_rollouts_in_real_kernels(rollouts, sampler, trained, tmp_path):
@@ -237,43 +163,6 @@ def test_a_server_that_dies_amid_rollouts_is_survived(rollouts, both, trained, t
     assert len(rows) == 8
     gaps = [(log_probs(other, r.prompt_ids, r.completion_ids) - torch.tensor(r.logprobs)).abs() for r in rows]
     assert torch.cat(gaps).mean() < 1e-3
-
-
-def kill_once_busy(sampler, server):
-    while not sampler._under_way.total():
-        time.sleep(0.001)
-    os.killpg(server._process.pid, signal.SIGKILL)
-
-
-def test_a_run_with_lora_gives_the_server_adapters(rollouts, trained, tokenizer, tmp_path):
-    """Each under a name of its own; the base stays, and the adapter before goes once nobody uses it."""
-    trained.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    base, _ = load(tmp_path / "base")
-    adapted = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
-    settings = Sampler(engine="vllm", python=str(INTERPRETER.python))
-    engine = Engine(settings, tmp_path, rollouts, bf16=False, starting=lambda name: contextlib.nullcontext())
-    try:
-        sampler = engine.of(adapted, tokenizer, "grpo")
-        (plain,) = ask(rollouts, sampler, max_new_tokens=8, temperature=0.0)
-        assert plain.ids == greedy(trained, PROMPT, 8)
-        for version in (1, 2):
-            for name, p in adapted.named_parameters():
-                if "lora_B" in name:
-                    torch.nn.init.normal_(p, std=0.5)
-            sampler.refresh(version)
-            made = ask(rollouts, sampler, n=4, max_new_tokens=24)
-            gaps = [(log_probs(adapted, PROMPT, c.ids) - torch.tensor(c.logprobs)).abs().mean() for c in made]
-            assert max(gaps) < 1e-3
-            assert {c.version for c in made} == {version}
-            assert ask(rollouts, sampler, max_new_tokens=8, temperature=0.0)[0].ids != plain.ids
-        assert list(sampler._adapters.values()) == [tmp_path / "sampler" / "weights-000002"]
-        sampler.save = trained.save_pretrained
-        with pytest.raises(ModelError, match="no adapter"):
-            sampler.refresh(3)
-    finally:
-        engine.close()
-    assert not list((tmp_path / "sampler").glob("weights-*"))
 
 
 def test_weights_are_sent_past_any_file(rollouts, tokenizer, tmp_path, monkeypatch):

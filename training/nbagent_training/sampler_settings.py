@@ -17,8 +17,10 @@ class Sampler(Recipe):
     python: str = ""
     """Python of an environment with vLLM; empty: NBAGENT_VLLM_PYTHON, this one, or .venv-vllm (`make vllm`)."""
     url: str = ""
-    """A running server instead of one of the run's own: of the same model, on this machine's files, started with
-    VLLM_SERVER_DEV_MODE=1 and --logprobs-mode processed_logprobs."""
+    """A running server instead of one of the run's own: of the same model, on this machine's files, for this run alone,
+    started with VLLM_SERVER_DEV_MODE=1 and --logprobs-mode processed_logprobs; with `[lora]` also with
+    VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora, --max-lora-rank and --max-loras 2. Where its owner starts it
+    again, it is given the newest weights again."""
     devices: str = ""
     """GPUs of the run's own server (CUDA_VISIBLE_DEVICES); empty: those of this process."""
     arguments: tuple[str, ...] = ()
