@@ -1,6 +1,7 @@
 """Bundled recipes: they are valid, and the memory arithmetic in their heads holds."""
 
 import re
+from functools import cache
 
 import pytest
 from typer.testing import CliRunner
@@ -66,6 +67,93 @@ def test_parameters_are_those_of_a_model_of_the_shapes_named(name):
         linear = [m for m in model.model.modules() if isinstance(m, torch.nn.Linear)]
         adapters = sum(recipe.lora.rank * (m.in_features + m.out_features) for m in linear)
         assert adapters / 1e9 == pytest.approx(float(re.search(r"layers: ([\d.]+)e9", head)[1]), abs=6e-5)
+
+
+def saved_bytes(shape, scale, layers, length, rank):
+    """Bytes that a forward pass of one row keeps for the backward pass, parameters left out."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from nbagent_training.attention import forest_of, use_own_attention
+    from nbagent_training.lora import add_lora
+    from nbagent_training.loss_settings import Lora
+    from nbagent_training.packing import pack
+    from nbagent_training.scores import scoring, unseen
+
+    config = Qwen3Config(
+        vocab_size=64,
+        hidden_size=shape["hidden"] // scale,
+        num_hidden_layers=layers,
+        num_attention_heads=shape["heads"],
+        num_key_value_heads=shape["kv_heads"],
+        head_dim=shape["head_dim"] // scale,
+        intermediate_size=shape["intermediate"] // scale,
+        tie_word_embeddings=True,
+    )
+    base = Qwen3ForCausalLM(config)
+    model = add_lora(base, Lora(rank=rank // scale)) if rank else base
+    use_own_attention(model)
+    model.train()
+    row = (tuple(i % 64 for i in range(length - 8)), tuple(range(8)))
+    tree = pack([row], completions=True)
+    where = torch.tensor([place for path in tree.paths for place in path[:-1]])
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        scoring(base, where, torch.tensor(row[1]), 1.0),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        graph = model(
+            input_ids=torch.tensor([tree.ids]),
+            attention_mask=unseen(torch.device("cpu")),
+            position_ids=torch.tensor([tree.positions]),
+            use_cache=False,
+            forest=forest_of(tree, torch.device("cpu")),
+        ).logits
+    assert graph.requires_grad
+    return sum(kept.values())
+
+
+@cache
+def layer_bytes(shape, rank):
+    """Bytes a token and layer that are kept, measured on models of a sixteenth and a thirty-second of the width.
+
+    What a token takes is linear in the width, with a constant for the norms. Of the row's length the bytes are a
+    polynomial: a constant are autocast's copies of weights, and quadratic are a CPU's attention weights, which a GPU's
+    kernels do not keep; the linear term is what is asked for.
+    """
+
+    def linear(scale):
+        one, two, three = (
+            saved_bytes(dict(shape), scale, 2, length, rank) - saved_bytes(dict(shape), scale, 1, length, rank)
+            for length in (48, 96, 144)
+        )
+        return ((two - one) - 3 * (three - 2 * two + one) / 2) / 48
+
+    wide, narrow = linear(16), linear(32)
+    return 32 * (wide - narrow) + 2 * narrow - wide
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_activations_are_as_large_as_those_measured(name):
+    head = bundled_recipes()[name].read_text()
+    recipe = load_recipe(bundled_recipes()[name], TrainRecipe)
+    measured = layer_bytes(tuple(shapes(head).items()), recipe.lora.rank)
+    if recipe.grpo.recompute:
+        said = int(re.search(r"inside, with its gradients .*? x (\d+) B", head)[1])
+        assert 1.2 * measured < said < 2 * measured, measured
+    else:
+        said = int(re.search(r"of all layers .* x (\d+) B", head)[1])
+        assert said == pytest.approx(measured, rel=0.01)
 
 
 @pytest.mark.parametrize("name", LARGE)
