@@ -189,6 +189,8 @@ class VLLMModel:
         """
         if self._server is not None:
             return ""
+        if not self._mark:
+            self._told.check_whole()
         mark = f"{self._tag}-{next(self._marks)}"
         self._told.tell("/update_weight_version", {"new_version": mark})
         return mark

@@ -68,6 +68,16 @@ class Told:
             if tries >= TRIES or self._closed.wait(0.5 * 2**tries):
                 raise ModelError(f"vLLM{path}: {why}")
 
+    def check_whole(self) -> None:
+        """A server at a URL takes whole weights. Raises ModelError."""
+        config = self.tell("/server_info?config_format=json", None).get("vllm_config") or {}
+        if config.get("lora_config"):
+            # It would leave layers that may have an adapter as they were, and not say so.
+            raise ModelError(
+                f"{self._url}: takes adapters, so vLLM 0.31 does not take whole weights there, which scores in a run "
+                "with [lora] need; leave held-out tasks out, or have the run start its own server"
+            )
+
     @contextmanager
     def client(self) -> Iterator[httpx.Client]:
         """A client for one thread, once a supervised server answers.

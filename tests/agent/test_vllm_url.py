@@ -105,7 +105,7 @@ async def test_a_prompt_needs_ids_that_fit(endpoint):
 class Weights:
     """The far side's weights: it forgets new ones, and their mark, when it is started again."""
 
-    def __init__(self, endpoint):
+    def __init__(self, endpoint, lora=None):
         self.start_again()
         model = self
 
@@ -113,6 +113,8 @@ class Weights:
             def do_GET(self):
                 if self.path == "/weight_info":
                     return self.send(200, json.dumps({"weight_version": model.mark}))
+                if self.path.startswith("/server_info"):
+                    return self.send(200, json.dumps({"vllm_config": {"lora_config": lora}}))
                 return super().do_GET()
 
             def do_POST(self):
@@ -166,6 +168,15 @@ async def test_a_server_that_another_program_gives_weights_is_refused(endpoint, 
     endpoint.script[:] = [answer([104, END])]
     with pytest.raises(ModelError, match="holds weights of another program; a run needs a server of its own"):
         await sampled(model)
+
+
+async def test_a_server_of_adapters_is_given_no_whole_weights(endpoint, tmp_path):
+    far = Weights(endpoint, lora={"max_loras": 2})
+    model = opened(endpoint, place=tmp_path)
+    with pytest.raises(ModelError, match="does not take whole weights there"):
+        model.hold("m", lambda folder: folder.mkdir())
+    assert far.folder == "start"
+    await model.close()
 
 
 async def test_an_adapter_that_a_server_lost_is_loaded_again(endpoint, tmp_path):
@@ -249,6 +260,6 @@ class Sender:
 
 async def test_a_server_without_endpoints_for_weights_is_named(endpoint):
     model = opened(endpoint, sender=Sender())
-    with pytest.raises(ModelError, match=r"vLLM/get_world_size: HTTP 404.*started with VLLM_SERVER_DEV_MODE=1"):
+    with pytest.raises(ModelError, match=r"vLLM/\S+: HTTP 404.*started with VLLM_SERVER_DEV_MODE=1"):
         model.hold("m", lambda folder: None)
     await model.close()
