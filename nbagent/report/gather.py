@@ -165,7 +165,6 @@ CURVES: tuple[tuple[str, str, str, str, tuple[float, float] | None], ...] = (
     ("grpo", "infrastructure", "Rollouts failed on the host's side", "rollouts", None),
     ("grpo", "staleness_mean", "Age of the weights that sampled, updates", "updates", None),
     ("grpo", "rollout_s", "Making rollouts, seconds an update", "s", None),
-    ("grpo", "wait_s", "Waiting for rollouts, seconds an update", "s", None),
     ("grpo", "teacher_s", "Asking the teacher, seconds an update", "s", None),
     ("grpo", "train_s", "Training, seconds an update", "s", None),
     ("grpo", "sync_s", "Handing weights to the sampler, seconds an update", "s", None),
