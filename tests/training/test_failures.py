@@ -105,7 +105,7 @@ def test_what_real_rollouts_fail_of_is_named_rightly(tmp_path, url):
 
         failed = {
             "UnreachableError": played("r-0", Asking("http://127.0.0.1:9")),
-            "RefusedError": played("r-1", Asking(url)),
+            "MissingError": played("r-1", Asking(url)),
             "ModelError": played("r-2", ScriptedModel([], ByteTokenizer())),
             "ZeroDivisionError": played("r-3", ScriptedModel(bug, ByteTokenizer())),
         }
