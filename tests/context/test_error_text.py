@@ -79,7 +79,7 @@ def test_other_errors_show_what_they_have(output, text):
     [
         ("/v/lib/python3.11/json/decoder.py", "json/decoder.py"),
         ("/v/lib/python3.11/site-packages/my lib/site-packages/a.py", "a.py"),
-        ("~/work/b.py", "~/work/b.py"),
+        ("~/notes/b.py", "~/notes/b.py"),
         ("C:\\work\\c.py", "C:\\work\\c.py"),
     ],
 )
