@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -66,6 +67,9 @@ def main() -> None:
     logging.getLogger().addHandler(PlainHandler(logging.WARNING))
     # A polite kill ends like Ctrl-C: what runs is saved and no process stays behind.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # The interpreter's last steps give signals their defaults back, but not to one that is ignored: a Ctrl-C in these
+    # milliseconds would change the exit status.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
         app()
     finally:

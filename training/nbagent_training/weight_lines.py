@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import threading
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +19,7 @@ from nbagent.models.inside_vllm.gloo_group import meet
 from nbagent.models.weight_transfer import in_thread
 from nbagent_training.nccl import Communicator, unique_id
 
+CLOSED = "the line to vLLM was closed"
 POLL_S = 0.02
 WAIT_S = 300.0
 """Longest that one member of a Gloo group waits for another, seconds."""
@@ -80,14 +84,24 @@ class GlooLine:
         met = in_thread(lambda: meet(str(self._store), 0, self._n, WAIT_S))
         while not met.done():
             if closed.wait(POLL_S):
-                raise ModelError("the line to vLLM was closed")
+                raise ModelError(CLOSED)
         self._group = met.result()
 
     def broadcast(self, tensor: torch.Tensor) -> None:
-        """Raises RuntimeError where another has left."""
-        if (group := self._group) is None:
-            raise ModelError("the line to vLLM was closed")
-        group.broadcast(tensor, 0).wait()
+        """Raises RuntimeError where another has left, ModelError where the line is closed meanwhile."""
+        closed, group = self._closed, self._group
+        if group is None:
+            raise ModelError(CLOSED)
+        work = group.broadcast(tensor, 0)
+        while not work.is_completed():
+            if closed.is_set():
+                # Gloo may miss that it was aborted and wait until its deadline. So would who drops the group's last
+                # reference, which is this thread's then.
+                in_thread(lambda: _hold(group, work))
+                raise ModelError(CLOSED)
+            with contextlib.suppress(RuntimeError):
+                work.wait(timedelta(seconds=POLL_S))
+        work.wait()
 
     def flush(self) -> None:
         """Each was waited for."""
@@ -100,6 +114,13 @@ class GlooLine:
         self._group = None
         if self._n:
             self._store.unlink(missing_ok=True)
+
+
+def _hold(group: Any, work: Any) -> None:
+    """Until it is over; not by waiting in C++, where an interpreter that ends would abort."""
+    while not work.is_completed():
+        time.sleep(1)
+    del group
 
 
 class NcclLine:
@@ -129,7 +150,7 @@ class NcclLine:
     def broadcast(self, tensor: torch.Tensor) -> None:
         """Put on the current stream. Raises ModelError with NCCL's words."""
         if (group := self._group) is None:
-            raise ModelError("the line to vLLM was closed")
+            raise ModelError(CLOSED)
         group.broadcast(tensor.contiguous(), 0)
 
     def flush(self) -> None:
