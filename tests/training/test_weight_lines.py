@@ -73,7 +73,7 @@ def test_closing_a_line_ends_a_meeting_that_nobody_else_comes_to(tmp_path):
     assert said == ["the line to vLLM was closed"]
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.0, 0.0005, 0.001, 0.01])
+@pytest.mark.parametrize("after_s", [0.0, 0.0005, 0.001, 0.01])
 def test_closing_a_line_ends_a_send_that_nobody_takes(tiny, tmp_path, after_s):
     weights, said = Weights(GlooLine(tmp_path), torch.float32), []
     weights.model = tiny
