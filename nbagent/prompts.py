@@ -145,13 +145,13 @@ class PromptBuilder:
             counted = measure(window.messages, budget, self.count) + self._sent_along(tools)
             return Prompt(messages=window.messages, tools=tools, counted=counted)
         glue = self._glue(tuple(m["role"] for m in window.messages))
-        ids: list[int] = []
+        ids = array("i")
         for piece, message in zip(glue, window.messages, strict=False):
             ids += self._ids(piece)
             for part in message["content"]:
                 ids += self._ids(part["text"])
         ids += self._ids(glue[-1])
-        return Prompt(messages=window.messages, tools=tools, ids=ids, counted=len(ids))
+        return Prompt(messages=window.messages, tools=tools, ids=ids.tolist(), counted=len(ids))
 
     def check(self, prompt: Prompt, completion: Completion) -> None:
         """Hold a count that is not exact against what the endpoint reports; warns once where it was too low.
