@@ -72,6 +72,11 @@ def main() -> None:
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
         app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            # Tasks that an impatient Ctrl-C kept from ending are no news.
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise
     finally:
         # Interrupted again while the interpreter waits for threads, it would print a traceback of its own.
         signal.signal(signal.SIGINT, _end_at_once)
