@@ -1,10 +1,12 @@
 """Settings of a training recipe that would do nothing are refused when it is read."""
 
+from importlib.metadata import entry_points
+
 import pytest
 
 from nbagent.errors import RecipeError
 from nbagent.recipe import load_recipe, to_toml
-from nbagent_training.recipe import TrainRecipe
+from nbagent_training.recipe import WITHOUT_MEMORIES, TrainRecipe
 
 MODEL = '[model]\nfolder = "m"\n'
 REFUSED = {
@@ -22,6 +24,7 @@ REFUSED = {
     MODEL + "[lora]\nrank = 4\n[grpo]\nupdates = 0": "lora.rank does nothing",
     MODEL + "[lora]\nrank = 4\n[warm_start]\nsteps = 3\nmuon_lr = 1e-4": "warm_start.muon_lr does nothing",
     MODEL + '[distill]\nteacher = "t"\n[grpo]\nupdates = 0': "distill.teacher does nothing",
+    MODEL + "[grpo]\nsummary_weight = 0.5": 'summary_weight does nothing: policy "drop" has no memories',
 }
 
 
@@ -46,6 +49,9 @@ def test_refused(text, tmp_path):
         + '[tasks]\ntrain = "a"\nfilter = "f"\n[grpo]\nfrom_run = "r"\ngroup_size = 4\nloss = { old = "sampler" }',
         "[warm_start]\nsteps = 5\n[tasks]\nflawed = 0.5\nn_train = 9",
         MODEL + "[lora]\nrank = 4\n[warm_start]\nsteps = 3\nadamw_lr = 1e-4\n[grpo]\nupdates = 0",
+        MODEL + '[agent]\npolicy = "summarize"\n[grpo]\nsummary_weight = 0.5',
+        MODEL + '[agent]\npolicy = "somebodys"\n[grpo]\nsummary_weight = 0.0',
+        MODEL + '[grpo]\nfrom_run = "r"\nsummary_weight = 0.5\nloss = { old = "sampler" }',
         MODEL,
     ],
     ids=[
@@ -53,9 +59,17 @@ def test_refused(text, tmp_path):
         "the recipe that made the rollouts",
         "from nothing",
         "a warm start of adapters",
+        "memories",
+        "perhaps memories",
+        "recorded memories",
         "defaults",
     ],
 )
 def test_what_does_something_is_taken_and_so_is_the_resolved_recipe(text, tmp_path):
     recipe = read(tmp_path, text)
     assert read(tmp_path, to_toml(recipe.model_dump(mode="json"))) == recipe
+
+
+def test_of_our_policies_only_summarize_has_memories():
+    ours = {p.name for p in entry_points(group="nbagent.context_policies") if p.module.startswith("nbagent_context.")}
+    assert ours - set(WITHOUT_MEMORIES) == {"summarize"}

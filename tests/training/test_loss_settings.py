@@ -98,9 +98,10 @@ def test_a_ratio_of_whole_completions_weighs_no_attempt_by_its_length(tmp_path):
     ],
 )
 def test_settings_of_rewards_do_nothing_under_a_teacher(grpo, tmp_path):
-    recipe(tmp_path, f"[grpo]\n{grpo}")
+    given = f'[agent]\npolicy = "summarize"\n[grpo]\n{grpo}'
+    recipe(tmp_path, given)
     with pytest.raises(RecipeError, match=rf"grpo\.{grpo.split()[0]} does nothing: .*distill\.teacher"):
-        recipe(tmp_path, f'[distill]\nteacher = "t"\n[grpo]\n{grpo}')
+        recipe(tmp_path, f'[distill]\nteacher = "t"\n{given}')
 
 
 def test_a_teacher_judges_single_tokens(tmp_path):

@@ -22,6 +22,8 @@ OF_REWARDS = (
 )  # fmt: skip
 """Settings of GRPO that make advantages and weights from rewards."""
 
+WITHOUT_MEMORIES = ("full", "window", "drop")
+"""Policies that never ask for a memory. One of somebody's own may."""
 
 RATES = ("muon_lr", "adamw_lr")
 """Learning rates of the warm start."""
@@ -170,7 +172,8 @@ class Grpo(Recipe):
     et al. 2025, arXiv 2503.14476; SUPO, Lu et al. 2025, arXiv 2510.06727): their calls need not have been bad, there
     was no room for more. False where running out of steps is the agent's own mistake, to be unlearned."""
     summary_weight: float = Field(default=1.0, ge=0)
-    """Weight of a token of a memory (policy `summarize`) relative to an action's; 0 does not train memories."""
+    """Weight of a token of a memory relative to an action's; 0 does not train memories. Of policies that have any:
+    `summarize`, or one of your own."""
     loss: Loss = Loss()
     """What is minimised."""
     attention: Kernel = "sdpa"
@@ -236,6 +239,13 @@ class TrainRecipe(Recipe):
             )
         if self.agent.images:
             raise ValueError("agent.images: training on images is not supported; show them in scoring only")
+        # Recorded rollouts bring their own policy's memories.
+        memories = self.agent.policy not in WITHOUT_MEMORIES or self.grpo.from_run
+        if not memories and changed(self.grpo, "summary_weight"):
+            raise ValueError(
+                f'grpo.summary_weight does nothing: policy "{self.agent.policy}" has no memories; set agent.policy = '
+                '"summarize", or leave summary_weight out'
+            )
         if not self.model.folder and not self.warm_start.steps:
             raise ValueError("a model made from scratch needs a warm start: set warm_start.steps, or model.folder")
         demonstrated = self.tasks.demonstrations or self.tasks.n_demonstrations or self.warm_start.from_run
