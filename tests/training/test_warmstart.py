@@ -5,7 +5,9 @@ import random
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
+from nbagent.errors import UsageError
 from nbagent.runfolder import RunFolder
 from nbagent_training.checkpoints import last_whole_checkpoint
 from nbagent_training.journal import Journal
@@ -24,7 +26,7 @@ def rows(n=40):
     return made
 
 
-def run(model, tokenizer, out, steps, until=None, **more):
+def run(model, tokenizer, out, steps, until=None, examples=None, **more):
     folder = RunFolder.create(out.with_suffix(".run"), "", resume=True)
 
     def show(lines, alarms):
@@ -34,7 +36,7 @@ def run(model, tokenizer, out, steps, until=None, **more):
     warm_start(
         model,
         tokenizer,
-        rows(),
+        examples or rows(),
         out=out,
         steps=steps,
         tokens=256,
@@ -133,3 +135,21 @@ def test_activations_computed_again_give_the_same_weights(tiny, tokenizer, tmp_p
     run(again, tokenizer, tmp_path / "b", 4, lora=lora, recompute=True)
     for one, other in zip(tiny.parameters(), again.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)])
+def test_rows_longer_than_a_models_window_are_refused_before_anything_is_trained(tokenizer, tmp_path, lora):
+    """The trees' mask knows no window: the model would be trained with full attention, and nobody told."""
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = MistralConfig(vocab_size=len(tokenizer), num_key_value_heads=2, sliding_window=16, **shape)
+    model = MistralForCausalLM(config)
+    shared = list(range(20, 30))
+    within = pack([([*shared, n], [n] * 5) for n in range(30, 34)])
+    assert len(within) > 2 * 16, "what is packed may be longer than the window, and so it is"
+    run(model, tokenizer, tmp_path / "a", 2, examples=[within])
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    over = pack([([*shared, 30], [30] * 6)])
+    with pytest.raises(UsageError, match=r"window of 16 tokens, .* rows have 17; .* prompts and answers of 16"):
+        run(model, tokenizer, tmp_path / "b", 2, examples=[within, over], lora=lora)
+    assert not (tmp_path / "b").exists()
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())

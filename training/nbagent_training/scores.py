@@ -120,12 +120,13 @@ def check_head(model: Any) -> None:
         )
 
 
-def check_lengths(model: Any, longest: int | None = None) -> None:
+def check_lengths(model: Any, longest: int | None = None, *, sampled: bool = True) -> None:
     """Refuse a model whose attention depends on how long a row is, or what lies beside it.
 
     Args:
         model: a causal LM.
         longest: tokens that a row may have; None leaves windows to the rows that come.
+        sampled: rows are yet to be made by a sampler, which may be told to make none so long.
 
     Raises:
         UsageError: its positions are scaled by the longest row of a sequence, or a row may exceed its window.
@@ -143,9 +144,11 @@ def check_lengths(model: Any, longest: int | None = None) -> None:
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     window = min((size for size in windows if size), default=None) if limited else None
     if window is not None and longest is not None and window < longest:
+        have = "may have" if sampled else "have"
+        shorter = "sample with --max-model-len" if sampled else "with prompts and answers of"
         raise UsageError(
             f"{type(model).__name__}: attends within a window of {window} tokens, which the trainer does not do, and "
-            f"rows may have {longest}; train a model with full attention, or sample with --max-model-len {window}"
+            f"rows {have} {longest}; train a model with full attention, or {shorter} {window}"
         )
 
 

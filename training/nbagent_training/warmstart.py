@@ -25,6 +25,7 @@ from nbagent_training.lora import add_lora
 from nbagent_training.loss_settings import Lora
 from nbagent_training.optimizer import MuonAdamW
 from nbagent_training.packing import TreeRow, collate
+from nbagent_training.scores import check_lengths
 
 BUCKET = 32
 
@@ -125,7 +126,10 @@ def warm_start(
 
     Raises:
         KeyboardInterrupt: after a checkpoint was saved, where the weights were whole.
+        UsageError: the model's attention depends on how long a row is or what lies beside it (see `check_lengths`).
     """
+    # A mask of trees takes the place of the model's own, which would have had its window in it.
+    check_lengths(model, max((max(row.positions, default=-1) + 1 for row in rows), default=None), sampled=False)
     adapted = add_lora(model, lora or Lora(), seed)
     use_own_attention(adapted)
     optimizer: torch.optim.Optimizer
