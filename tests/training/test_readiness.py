@@ -96,6 +96,26 @@ def test_a_model_from_scratch_has_the_room_of_its_size():
         check_ready(TrainRecipe.model_validate({**tables, "model": {"scratch": {"positions": 512}}}), None)
 
 
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (["q_prj"], r"lora\.targets: .*q_prj"),
+        (["q_proj", "lm_head"], r"lora\.targets: lm_head is the output layer"),
+        (["q_proj", "embed_tokens"], r"lora\.targets: embed_tokens is the output layer"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_adapters_that_a_model_from_scratch_has_no_layer_for(targets, said):
+    """Known from its shape; the tokenizer, the model and a warm start of hours are yet to be made."""
+    tables = {"warm_start": {"steps": 1}, "agent": {"max_new_tokens": 100}}
+    check_ready(TrainRecipe.model_validate({**tables, "lora": {"rank": 4, "targets": ["q_proj", "down_proj"]}}), None)
+    check_ready(TrainRecipe.model_validate({**tables, "lora": {"rank": 4}}), None)
+    recipe = TrainRecipe.model_validate({**tables, "lora": {"rank": 4, "targets": targets}})
+    with pytest.raises(UsageError, match=said):
+        check_ready(recipe, None)
+    check_ready(recipe, None, over=True)
+
+
 def test_the_command_ends_with_2_and_the_folder_is_free_for_the_recipe_put_right(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.toml").write_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from nbagent.errors import UsageError
@@ -34,7 +35,9 @@ def add_lora(model: Any, settings: Lora, seed: int = 0) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            # What peft warns of, an adapter on a tied output layer, is refused below.
+            warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
             torch.manual_seed(seed)
             adapted = get_peft_model(model, config)
     except ValueError as error:

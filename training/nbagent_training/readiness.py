@@ -19,6 +19,7 @@ from nbagent_training.lora import add_lora
 from nbagent_training.recipe import TrainRecipe
 from nbagent_training.recorded import check_kind
 from nbagent_training.sampler_settings import Sampler
+from nbagent_training.scratch import config_of
 
 LENGTH = "--max-model-len"
 """vLLM's argument for the longest sequence."""
@@ -45,16 +46,22 @@ def check_ready(recipe: TrainRecipe, start: Path | None, *, over: bool = False) 
     if start is not None:
         check_folder(start)
     tokenizer = open_tokenizer(start) if start is not None else None
-    config = AutoConfig.from_pretrained(start, local_files_only=True) if start is not None else None
-    positions = config.max_position_embeddings if config is not None else recipe.model.scratch.positions
-    longest = _longest(recipe.sampler, int(positions))
+    size = recipe.model.scratch
+    # Which layers a model made from scratch has does not hang on how many ids its tokenizer will really have.
+    config: Any = (
+        AutoConfig.from_pretrained(start, local_files_only=True)
+        if start is not None
+        else config_of(size, size.vocabulary)
+    )
+    positions = int(config.max_position_embeddings)
+    longest = _longest(recipe.sampler, positions)
     warmed = start is None or start != Path(recipe.model.folder)
     if recipe.warm_start.from_run and not warmed:
         check_kind(RunFolder.open(recipe.warm_start.from_run))
     practised = bool(grpo.updates) and not over
     if recipe.tasks.heldout or recipe.tasks.n_heldout or (practised and not grpo.from_run):
-        _check_room(agent.max_new_tokens, longest or int(positions), tokenizer)
-    if recipe.lora.rank and config is not None and (practised or (recipe.warm_start.steps and not warmed)):
+        _check_room(agent.max_new_tokens, longest or positions, tokenizer)
+    if recipe.lora.rank and (practised or (recipe.warm_start.steps and not warmed)):
         # Neither memory nor random numbers are taken for a model on the device `meta`.
         with torch.random.fork_rng(), torch.device("meta"):
             add_lora(AutoModelForCausalLM.from_config(config), recipe.lora, recipe.seed)

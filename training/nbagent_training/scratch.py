@@ -74,11 +74,10 @@ def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizer
     )
 
 
-def make_model(tokenizer: Any, size: Size, seed: int) -> Qwen3ForCausalLM:
-    """A Qwen3 with random weights in fp32."""
-    torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
+def config_of(size: Size, n_ids: int, *, pad_id: int | None = None, end_id: int | None = None) -> Qwen3Config:
+    """The architecture of a model of that shape whose tokenizer has `n_ids` ids."""
+    return Qwen3Config(
+        vocab_size=n_ids,
         hidden_size=size.hidden,
         intermediate_size=size.intermediate,
         num_hidden_layers=size.layers,
@@ -88,9 +87,15 @@ def make_model(tokenizer: Any, size: Size, seed: int) -> Qwen3ForCausalLM:
         max_position_embeddings=size.positions,
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=pad_id,
+        eos_token_id=end_id,
         bos_token_id=None,
         attn_implementation="sdpa",
     )
-    return Qwen3ForCausalLM(config)
+
+
+def make_model(tokenizer: Any, size: Size, seed: int) -> Qwen3ForCausalLM:
+    """A Qwen3 with random weights in fp32."""
+    torch.manual_seed(seed)
+    ids = {"pad_id": tokenizer.pad_token_id, "end_id": tokenizer.eos_token_id}
+    return Qwen3ForCausalLM(config_of(size, len(tokenizer), **ids))
