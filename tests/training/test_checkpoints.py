@@ -4,10 +4,16 @@ import copy
 import random
 
 import numpy as np
+import pytest
 import torch
 
-from nbagent_training.checkpoints import SEAL, is_whole, last_whole_checkpoint, seal, step_of
+from nbagent.errors import RecipeError
+from nbagent.recipe import load_recipe
+from nbagent_training import checkpoints
+from nbagent_training.checkpoints import SEAL, is_whole, last_whole_checkpoint, leave_models, seal, step_of
 from nbagent_training.groups import Batch, TrainingRow
+from nbagent_training.learn import grpo_trainer
+from nbagent_training.recipe import Grpo, TrainRecipe
 from nbagent_training.trainer import StepGRPOTrainer, settings
 
 
@@ -105,3 +111,59 @@ def test_what_a_trainer_saves_is_under_the_seal(tiny, tokenizer, tmp_path):
         (made / name).write_bytes(whole[:-1])
         assert not is_whole(made), name
         (made / name).write_bytes(whole)
+
+
+def grpo(tiny, tokenizer, out, **given):
+    recipe = Grpo(updates=5, save_every=1, token_budget=256, **given)
+    trainer = grpo_trainer(tiny, tokenizer, recipe, Draws(), out=out, seed=0, bf16=False)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(out))
+
+
+@pytest.mark.parametrize(("keep_every", "left"), [(0, [4, 5]), (2, [2, 4, 5]), (1, [1, 2, 3, 4, 5])])
+def test_checkpoints_are_kept_beside_the_newest_two(tiny, tokenizer, tmp_path, keep_every, left):
+    grpo(tiny, tokenizer, tmp_path, keep_every=keep_every)
+    assert sorted(step_of(path) for path in tmp_path.iterdir()) == left
+    assert all(is_whole(path) for path in tmp_path.iterdir())
+    assert step_of(last_whole_checkpoint(tmp_path)) == 5
+
+
+def test_once_grpo_is_over_the_models_of_those_kept_stay(tiny, tokenizer, tmp_path):
+    grpo(tiny, tokenizer, tmp_path, keep_every=2)
+    wanted = (tmp_path / "checkpoint-2" / "model.safetensors").read_bytes()
+    for _ in range(2):
+        leave_models(tmp_path, 2)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-4"]
+        left = {path.name for path in (tmp_path / "checkpoint-2").iterdir()}
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= left
+        assert not left & {SEAL, "trainer_state.json"}
+        assert not [name for name in left if name.endswith((".pt", ".pth", ".bin"))]
+        assert (tmp_path / "checkpoint-2" / "model.safetensors").read_bytes() == wanted
+    leave_models(tmp_path, 0)
+    assert not tmp_path.exists()
+    leave_models(tmp_path, 0)
+
+
+def test_a_kill_before_a_checkpoint_is_sealed_leaves_the_one_before(tiny, tokenizer, tmp_path, monkeypatch):
+    """Also where only one is kept, as in the warm start."""
+    monkeypatch.setattr(StepGRPOTrainer, "newest", 1)
+    sealed = []
+
+    def killed(folder):
+        if sealed:
+            raise KeyboardInterrupt
+        sealed.append(folder.name)
+        seal(folder)
+
+    monkeypatch.setattr(checkpoints, "seal", killed)
+    with pytest.raises(KeyboardInterrupt):
+        grpo(tiny, tokenizer, tmp_path)
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+
+
+def test_only_what_is_saved_can_be_kept(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('[model]\nfolder = "m"\n[grpo]\nkeep_every = 15\n')
+    with pytest.raises(RecipeError, match=r"grpo\.keep_every: .* a multiple of grpo\.save_every = 10"):
+        load_recipe(path, TrainRecipe)
+    path.write_text('[model]\nfolder = "m"\n[grpo]\nkeep_every = 15\nsave_every = 5\n')
+    assert load_recipe(path, TrainRecipe).grpo.keep_every == 15

@@ -207,7 +207,7 @@ def test_a_disk_that_is_full_stops_the_run_which_goes_on_once_it_has_room(home, 
 
 
 def test_with_lora_it_learns_the_same_and_every_stage_can_be_exported(home, live):
-    recipe = RECIPE.format(folder=home).replace("updates = 5", "updates = 3") + "[lora]\nrank = 4\n"
+    recipe = RECIPE.format(folder=home).replace("updates = 5", "updates = 3") + "keep_every = 2\n[lora]\nrank = 4\n"
     (home / "lora.toml").write_text(recipe)
     assert live("lora", recipe="lora.toml") == 0
     assert live("lora killed", "call", 14, recipe="lora.toml") == -9  # before there is a checkpoint
@@ -217,6 +217,9 @@ def test_with_lora_it_learns_the_same_and_every_stage_can_be_exported(home, live
     runs = [RunFolder(home / name) for name in ("lora", "lora killed")]
     for got, wanted in zip(learned(runs[1]), learned(runs[0]), strict=True):
         assert got == wanted
+    kept = logits(export(home / "lora killed", home / "kept", checkpoint="grpo/checkpoint-2"))
+    assert torch.equal(kept, middle), "with keep_every, for good"
+    assert [path.name for path in (home / "lora killed" / "checkpoints" / "grpo").iterdir()] == ["checkpoint-2"]
     first, last = logits(home / "model"), logits(export(home / "lora killed", home / "last"))
     adapted = logits(export(home / "lora killed", home / "adapted", checkpoint="adapter"))
     assert torch.allclose(adapted, last, atol=1e-5)

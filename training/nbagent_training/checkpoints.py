@@ -12,6 +12,8 @@ from transformers.trainer_callback import TrainerCallback
 
 SEAL = "sealed.json"
 """Written last: names and sizes of the files of a whole checkpoint."""
+OF_TRAINING = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json", "training_args.bin")
+"""Patterns of the files that only going on needs, not a model."""
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
@@ -47,6 +49,31 @@ def seal(checkpoint: Path) -> None:
     _sync(checkpoint)
 
 
+def rotate(folder: Path, *, newest: int, keep_every: int = 0) -> None:
+    """Remove all checkpoints but the newest ones and every `keep_every`-th update's, where that is not 0."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: step_of(path))
+    for path in found[:-newest]:
+        if not _is_kept(path, keep_every):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def leave_models(folder: Path, keep_every: int) -> None:
+    """Once nothing goes on any more: remove all but the models, or adapters, of every `keep_every`-th update."""
+    for path in folder.iterdir() if folder.exists() else ():
+        if not _is_kept(path, keep_every):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            continue
+        for pattern in (SEAL, *OF_TRAINING):
+            for file in path.glob(pattern):
+                file.unlink()
+    if folder.exists() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _is_kept(path: Path, keep_every: int) -> bool:
+    return keep_every > 0 and path.name.startswith("checkpoint-") and step_of(path) % keep_every == 0
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -58,8 +85,16 @@ def _sync(path: Path) -> None:
 class SealedCheckpoints:
     """Mix-in before a Transformers trainer: seals its checkpoints, and restores all random states on resuming.
 
-    The stock trainer leaves the random states alone where it does not skip data.
+    The stock trainer leaves the random states alone where it does not skip data, and it would remove the last whole
+    checkpoint before the next one is sealed.
+
+    Attributes:
+        newest: how many of the newest checkpoints are kept.
+        keep_every: every checkpoint of a multiple of so many updates is kept beside them; 0: none.
     """
+
+    newest = 2
+    keep_every = 0
 
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
@@ -72,6 +107,7 @@ class SealedCheckpoints:
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             seal(folder)
+            rotate(folder.parent, newest=self.newest, keep_every=self.keep_every)
 
     def train(self: Any, resume_from_checkpoint: str | bool | None = None, **more: Any) -> Any:
         """As the trainer's."""

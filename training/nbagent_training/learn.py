@@ -170,7 +170,7 @@ def grpo_trainer(
         rise = min(1.0, (update + 1) / max(1, recipe.warmup))
         return rise * (1 - (1 - recipe.final_lr) * update / max(1, recipe.updates))
 
-    return StepGRPOTrainer(
+    trainer = StepGRPOTrainer(
         model,
         tokenizer,
         settings(
@@ -181,7 +181,6 @@ def grpo_trainer(
             gradient_checkpointing=recipe.recompute,
             save_strategy="steps",
             save_steps=recipe.save_every,
-            save_total_limit=2,
             ignore_data_skip=True,
             max_grad_norm=1.0,
         ),
@@ -194,3 +193,5 @@ def grpo_trainer(
         report=report,
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, scale)),
     )
+    trainer.keep_every = recipe.keep_every
+    return trainer

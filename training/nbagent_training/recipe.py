@@ -183,6 +183,10 @@ class Grpo(Recipe):
     time."""
     save_every: int = Field(default=10, ge=1)
     """Updates between checkpoints, of which the newest two are kept until GRPO is over."""
+    keep_every: int = Field(default=0, ge=0)
+    """Every so many updates a checkpoint is kept for good, to be scored or to begin a new run with; 0: none. A multiple
+    of `save_every`. While GRPO goes on each is whole (the weights, and two numbers of the optimizer's for each that is
+    trained); then the model, or its adapters, stays."""
 
     @model_validator(mode="after")
     def _grouped(self) -> Grpo:
@@ -194,6 +198,11 @@ class Grpo(Recipe):
             raise ValueError("grpo.gamma: grouping rollout compares the rewards of single steps; leave gamma out")
         if self.grouping != "state" and self.state_weight != 1:
             raise ValueError('grpo.state_weight: only grouping = "state" has one')
+        if self.keep_every % self.save_every:
+            raise ValueError(
+                f"grpo.keep_every: only what is saved can be kept; set it to a multiple of grpo.save_every = "
+                f"{self.save_every}"
+            )
         if (self.normalisation == "constant") != (self.constant_tokens is not None):
             raise ValueError('grpo.constant_tokens: goes with normalisation = "constant", and that with it')
         return self

@@ -35,6 +35,7 @@ from nbagent.tasks import Task, TaskSource, open_tasks
 from nbagent_context import BudgetTooSmall, policy
 from nbagent_training.alarms import ALARMS, Check, no_mixed_groups
 from nbagent_training.branch_practice import BranchPractice
+from nbagent_training.checkpoints import leave_models
 from nbagent_training.curriculum import Curriculum
 from nbagent_training.dashboard import Dashboard
 from nbagent_training.demonstrations import Step, demonstrate, text_of_steps
@@ -133,9 +134,8 @@ class TrainingRun:
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
         model, tokenizer = self._load("warm") if recipe.warm_start.steps else self._start()
-        folder = self._folder("grpo")
         adapted = add_lora(model, recipe.lora, recipe.seed)
-        follow(adapted, tokenizer, recipe.grpo, out=folder, seed=recipe.seed, bf16=recipe.bf16)
+        follow(adapted, tokenizer, recipe.grpo, out=self._folder("grpo"), seed=recipe.seed, bf16=recipe.bf16)
 
     def _check_processes(self) -> None:
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -395,6 +395,6 @@ class TrainingRun:
                 model = model.merge_and_unload()
             self._save("final", model, tokenizer)
         if settings.updates:
-            shutil.rmtree(self._folder("grpo"), ignore_errors=True)
+            leave_models(self._folder("grpo"), settings.keep_every)
             model, tokenizer = self._load("final")
             self._score("grpo", model, tokenizer, self.recipe.score_greedy)

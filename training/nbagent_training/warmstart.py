@@ -59,6 +59,7 @@ class TreeSFTTrainer(SealedCheckpoints, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer whose batches are made by `Batches`."""
 
     batches: Batches
+    newest = 1
     whole = True
     """False from an optimizer step's beginning to its count."""
 
@@ -159,7 +160,6 @@ def warm_start(
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=save_steps,
-        save_total_limit=1,
         report_to=[],
         disable_tqdm=True,
         seed=seed,
