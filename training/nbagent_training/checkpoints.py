@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers.trainer_callback import TrainerCallback
 
 SEAL = "sealed.json"
@@ -91,10 +92,13 @@ class SealedCheckpoints:
     Attributes:
         newest: how many of the newest checkpoints are kept.
         keep_every: every checkpoint of a multiple of so many updates is kept beside them; 0: none.
+        alone: this process saves without the others, which may not come any more. All have the same weights and
+            momentum; what is missing are the others' random states, which draw nothing.
     """
 
     newest = 2
     keep_every = 0
+    alone = False
 
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
@@ -102,16 +106,28 @@ class SealedCheckpoints:
             return
         if self.args.should_save:
             shutil.rmtree(folder, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
+        self._meet()
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
-        self.accelerator.wait_for_everyone()
+        self._meet()
         if self.args.should_save:
             seal(folder)
             rotate(folder.parent, newest=self.newest, keep_every=self.keep_every)
 
+    def _meet(self: Any) -> None:
+        if not self.alone:
+            self.accelerator.wait_for_everyone()
+
+    def store_flos(self: Any) -> None:
+        """The trainer's count of operations, which is gathered from all processes; nothing here reads it."""
+        if not self.alone:
+            super().store_flos()  # type: ignore[misc]
+
     def train(self: Any, resume_from_checkpoint: str | bool | None = None, **more: Any) -> Any:
         """As the trainer's."""
         if isinstance(resume_from_checkpoint, str):
+            if self.args.device.type == "cpu":
+                # Of several processes it is "cpu:0", which PyTorch does not load an optimizer to.
+                vars(self.args)["_setup_devices"] = torch.device("cpu")
             self.add_callback(_RandomStates(self, resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **more)  # type: ignore[misc]
 

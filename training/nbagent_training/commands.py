@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from nbagent.cli_errors import INTERRUPTED
 from nbagent.cli_options import BACKEND_HELP
 from nbagent.errors import InfrastructureError, NbagentError, RunFolderError, StorageError, UsageError
 from nbagent.recipe import load_recipe, nearest
@@ -193,7 +194,11 @@ def _run(recipe: TrainRecipe, out: Path, resume: bool, console: Console) -> Trai
     if int(os.environ.get("RANK", "0")):
         # Under `accelerate launch` the first process keeps the run folder.
         follower = TrainingRun(recipe, RunFolder(out), console)
-        follower.follow()
+        try:
+            follower.follow()
+        except KeyboardInterrupt:
+            # The first one says what is saved and how to go on.
+            raise SystemExit(INTERRUPTED) from None
         return follower
     # A recipe that is put right may be run into the same folder, so nothing is there before it is looked at.
     TrainingRun(recipe, RunFolder(out), console).check()

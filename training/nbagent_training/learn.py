@@ -117,10 +117,7 @@ def learn(
     except StorageError:
         raise
     except (KeyboardInterrupt, TooManyFailures, InfrastructureError, KernelError):
-        # Other processes may not be where a checkpoint of all could be written; then the last one stands, and the
-        # updates since are made again from their rollouts.
-        if trainer.accelerator.num_processes == 1:
-            trainer.save_if_whole()
+        trainer.save_if_whole()
         raise
     finally:
         if isinstance(source, Overlap):

@@ -245,8 +245,12 @@ class StepGRPOTrainer(SealedCheckpoints, Trainer):  # type: ignore[misc]
         )
 
     def save_if_whole(self) -> bool:
-        """Save a checkpoint unless an update was cut off in its middle; then the last one stands. True if saved."""
+        """Save a checkpoint unless an update was cut off in its middle; then the last one stands. True if saved.
+
+        Of several processes the first does so, and does not wait for the others, which may be gone.
+        """
         if self._whole and self.state.global_step:
+            self.alone = True
             self._save_checkpoint(self.model, trial=None)
             return True
         return False
