@@ -1,6 +1,7 @@
 """Weights that are sent: what is refused, and over Gloo what arrives. To a real vLLM server: test_vllm.py.
 
-NCCL needs GPUs, which machines that run this have none of; what is tested of it is what a user without one is told.
+NCCL needs GPUs, which machines that run this have none of. What is tested of it is what a user without one is told, and
+that a meeting ends with its line, however NCCL waits: a group of ours stands in its place.
 """
 
 import ctypes.util
@@ -141,6 +142,86 @@ def test_the_late_end_of_a_request_that_was_given_up_ends_no_later_group(tmp_pat
         for thread in set(threading.enumerate()) - set(before):
             thread.join()
     assert not closed
+
+
+class Waiting:
+    """In place of NCCL's group: one that waits, on entering it or in its first operation, until it may go on."""
+
+    def __init__(self, where="", error=None):
+        self.where, self.error = where, error
+        self.reached, self.on, self.done = threading.Event(), threading.Event(), []
+
+    def __call__(self, identity, rank, n):
+        assert rank == 0
+        self.passes("entering")
+        if self.error:
+            raise self.error
+        return self
+
+    def passes(self, place):
+        if place == self.where:
+            self.reached.set()
+            assert self.on.wait(WAIT_S / 10)
+        self.done.append(place)
+
+    def all_reduce(self, tensor):
+        self.done.append("sum")
+
+    def wait(self):
+        self.passes("operation")
+
+    def broadcast(self, tensor, root):
+        self.done.append("broadcast")
+
+    def abort(self):
+        self.done.append("abort")
+        if self.where == "operation":
+            self.on.set()
+
+
+class LineOfNobody(NcclLine):
+    """Tensors stay where they are."""
+
+    device = "cpu"
+
+
+@pytest.mark.parametrize("where", ["entering", "operation"])
+def test_closing_a_line_ends_a_meeting_inside_nccl(where):
+    group, said, before = Waiting(where), [], set(threading.enumerate())
+    line = LineOfNobody(group)
+
+    def meets():
+        try:
+            line.join()
+        except ModelError as error:
+            said.append(str(error))
+
+    joining = threading.Thread(target=meets)
+    joining.start()
+    assert group.reached.wait(WAIT_S / 10)
+    line.close()
+    joining.join(WAIT_S / 10)
+    assert said == ["the line to vLLM was closed"]
+    # Should the others come after all, nobody stays in the group.
+    group.on.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+    expected = ["entering", "abort"] if where == "entering" else ["entering", "sum", "abort", "operation"]
+    assert group.done == expected
+    with pytest.raises(ModelError, match="the line to vLLM was closed"):
+        line.broadcast(torch.zeros(1))
+
+
+def test_a_meeting_inside_nccl_is_entered_and_left_and_its_failure_is_said():
+    group = Waiting()
+    line = LineOfNobody(group)
+    line.join()
+    line.broadcast(torch.zeros(1))
+    line.close()
+    line.close()
+    assert group.done == ["entering", "sum", "operation", "broadcast", "abort"]
+    with pytest.raises(ModelError, match="NCCL: ncclCommInitRank: unhandled"):
+        LineOfNobody(Waiting(error=ModelError("NCCL: ncclCommInitRank: unhandled system error"))).join()
 
 
 def test_a_pytorch_without_nccl_is_named():

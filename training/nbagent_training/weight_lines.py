@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -131,21 +131,49 @@ class NcclLine:
 
     backend, device = "nccl", "cuda"
 
-    def __init__(self) -> None:
+    def __init__(self, communicator: Callable[[bytes, int, int], Communicator] = Communicator) -> None:
+        """`communicator`: enters a group by its id, as a rank of n."""
+        self._communicator = communicator
         self._id, self._n = b"", 0
         self._group: Communicator | None = None
+        self._closed, self._lock = threading.Event(), threading.Lock()
 
     def address(self, n: int) -> dict[str, Any]:
         """A new id. Raises ModelError where NCCL is missing."""
+        self.close()
         self._id, self._n = unique_id(), n
+        self._closed = threading.Event()
         return {"nccl_unique_id_b64": base64.b64encode(self._id).decode(), "rank_offset": 1, "world_size": n}
 
     def join(self) -> None:
-        """Raises ModelError with NCCL's words."""
-        self._group = Communicator(self._id, 0, self._n)
-        # vLLM's end warms up by the sum of one number, which all have to join.
-        self._group.all_reduce(torch.zeros(1, device=self.device))
-        self.flush()
+        """Raises ModelError with NCCL's words, or where the line is closed meanwhile.
+
+        Then a thread is left that waits inside NCCL for those who do not come; should they, it gives the group up.
+        """
+        closed, identity, n = self._closed, self._id, self._n
+        gpu = torch.cuda.current_device() if torch.cuda.is_available() else -1
+        met = in_thread(lambda: self._meet(identity, n, gpu, closed))
+        while not met.done():
+            if closed.wait(POLL_S):
+                raise ModelError(CLOSED)
+        if closed.is_set():
+            raise ModelError(CLOSED)
+        met.result()
+
+    def _meet(self, identity: bytes, n: int, gpu: int, closed: threading.Event) -> None:
+        # Which GPU is the current one is each thread's own.
+        with torch.cuda.device(gpu):
+            group = self._communicator(identity, 0, n)
+            with self._lock:
+                late = closed.is_set()
+                if not late:
+                    self._group = group
+            if late:
+                group.abort()
+                return
+            # vLLM's end warms up by the sum of one number, which all have to join.
+            group.all_reduce(torch.zeros(1, device=self.device))
+            group.wait()
 
     def broadcast(self, tensor: torch.Tensor) -> None:
         """Put on the current stream. Raises ModelError with NCCL's words."""
@@ -160,9 +188,11 @@ class NcclLine:
 
     def close(self) -> None:
         """What is under way on the GPU is given up."""
-        if (group := self._group) is not None:
+        self._closed.set()
+        with self._lock:
+            group, self._group = self._group, None
+        if group is not None:
             group.abort()
-        self._group = None
 
 
 class Weights:
