@@ -16,6 +16,7 @@ from nbagent.models.vllm import VLLMModel
 from nbagent.models.vllm_server import VLLMServer, find_interpreter
 from nbagent.rollouts import Rollouts
 from nbagent_training.sampler_settings import Sampler
+from nbagent_training.served_base import check_base
 from nbagent_training.weight_lines import GlooLine, NcclLine, Weights
 
 TrainedSampler = HFModel | VLLMModel
@@ -75,6 +76,10 @@ class Engine:
             model: a causal LM, or one with LoRA adapters.
             tokenizer: its tokenizer.
             name: for tables.
+
+        Raises:
+            UsageError: the server at the URL has another model than the adapters belong to.
+            ModelError: the server does not answer, or cannot be started.
         """
         settings = self._settings
         adapted = hasattr(model, "peft_config")
@@ -103,6 +108,8 @@ class Engine:
 
     def _open(self, model: Any, tokenizer: Any, rank: int) -> VLLMModel:
         if self._interpreter is None:
+            if self._base:
+                check_base(self._settings.url, Path(self._base), tokenizer)
             return VLLMModel(tokenizer, "", url=self._settings.url, place=self._place, sender=self._weights)
         start = Path(self._base) if self._base else self._place / "weights-start"
         if not self._base:

@@ -20,6 +20,7 @@ from nbagent_training.recipe import TrainRecipe
 from nbagent_training.recorded import check_kind
 from nbagent_training.sampler_settings import Sampler
 from nbagent_training.scratch import config_of
+from nbagent_training.served_base import check_base
 
 LENGTH = "--max-model-len"
 """vLLM's argument for the longest sequence."""
@@ -35,8 +36,8 @@ def check_ready(recipe: TrainRecipe, start: Path | None, *, over: bool = False) 
 
     Raises:
         UsageError: a model, a run, a teacher or a context policy cannot be used, `flex` has no GPU, adapters fit no
-            layer, or answers leave no room for a prompt.
-        ModelError: the teacher's server does not answer.
+            layer or belong to another model than a server has, or answers leave no room for a prompt.
+        ModelError: the server of the teacher, or one that takes adapters, does not answer.
     """
     agent, grpo = recipe.agent, recipe.grpo
     try:
@@ -72,6 +73,10 @@ def check_ready(recipe: TrainRecipe, start: Path | None, *, over: bool = False) 
     if grpo.from_run:
         check_kind(RunFolder.open(grpo.from_run))
     check_teacher(recipe.distill.teacher, tokenizer, longest)
+    # Adapters belong to what the warm start makes, where there is one to come.
+    known = not recipe.warm_start.steps or (warmed and start is not None and start.name == "warm")
+    if recipe.lora.rank and recipe.sampler.url and start is not None and known:
+        check_base(recipe.sampler.url, start, tokenizer)
 
 
 def _longest(sampler: Sampler, positions: int) -> int | None:

@@ -19,8 +19,10 @@ class Sampler(Recipe):
     url: str = ""
     """A running server instead of one of the run's own: of the same model, on this machine's files, for this run alone,
     started with VLLM_SERVER_DEV_MODE=1 and --logprobs-mode processed_logprobs; with `[lora]` also with
-    VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora, --max-lora-rank and --max-loras 2. Where its owner starts it
-    again, it is given the newest weights again."""
+    VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora, --max-lora-rank and --max-loras 2, of the very model that the
+    adapters belong to: `model.folder`, or after a warm start the run's checkpoints/warm. Another is refused where the
+    server names a folder on this machine; where it names none, other weights of the same tokenizer are not noticed.
+    Where its owner starts it again, it is given the newest weights again."""
     devices: str = ""
     """GPUs of the run's own server (CUDA_VISIBLE_DEVICES); empty: those of this process."""
     arguments: tuple[str, ...] = ()
