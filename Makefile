@@ -4,6 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 RUN ?= runs/demo
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,7 +32,7 @@ PYTEST := $(BIN)/pytest
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  variables  PYTHON=$(PYTHON)  TORCH=$(TORCH)  TORCH_INDEX=$(TORCH_INDEX)  RUN=$(RUN)"
+	@echo "  variables  PYTHON=$(PYTHON)  TORCH=$(TORCH)  TORCH_INDEX=$(TORCH_INDEX)  RUN=$(RUN)  WORKERS=$(WORKERS)"
 
 setup: $(STAMP) ## a virtual environment in .venv with PyTorch, nbagent and the development tools
 
@@ -39,7 +40,7 @@ demo: setup ## train a notebook agent on the CPU, score it before and after, wri
 	$(BIN)/nbagent demo --out $(RUN)
 
 test: lint images ## every check and every test
-	$(PYTEST)
+	OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS) --dist loadgroup
 
 check: lint ## linters, types, floors and the quick tests, in about a minute
 	$(PYTEST) -m "not slow" -q

@@ -39,6 +39,7 @@ from nbagent.tasks import Task
 from nbagent_training.demonstrations import text_of_steps
 from nbagent_training.journal import Journal
 from nbagent_training.packing import TreeRow, pack
+from nbagent_training.precision import has_bfloat16
 from nbagent_training.scratch import Size, make_model, make_tokenizer
 from nbagent_training.warmstart import warm_start
 
@@ -138,7 +139,7 @@ def learn(
         muon_lr=0.01 * lr,
         adamw_lr=4e-3 * lr,
         seed=seed,
-        bf16=True,
+        bf16=has_bfloat16(),
         journal=Journal(run, folder.name, show),
         save_steps=100,
     )

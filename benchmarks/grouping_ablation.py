@@ -40,6 +40,7 @@ from nbagent_training.branch_practice import BranchPractice
 from nbagent_training.curriculum import Curriculum
 from nbagent_training.groups import Batch, batch_of
 from nbagent_training.practice import Practice
+from nbagent_training.precision import has_bfloat16
 from nbagent_training.recipe import Grpo
 from nbagent_training.trainer import StepGRPOTrainer, settings
 
@@ -160,7 +161,7 @@ class Run:
                 self.folder / "grpo",
                 steps=MOST_UPDATES,
                 seed=self.result.seed,
-                bf16=True,
+                bf16=has_bfloat16(),
                 save_strategy="no",
                 ignore_data_skip=True,
                 max_grad_norm=1.0,

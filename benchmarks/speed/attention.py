@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from nbagent_training.attention import use_own_attention
 from nbagent_training.packing import TreeRow, collate, pack
+from nbagent_training.precision import has_bfloat16
 from nbagent_training.scratch import Size, make_model, make_tokenizer
 
 ROWS, ROUNDS = 7, 9
@@ -32,10 +33,10 @@ def tree(generator: torch.Generator) -> TreeRow:
 
 
 def step(model: Any, batch: dict[str, torch.Tensor]) -> float:
-    """CPU seconds of one forward and backward pass under bf16 autocast."""
+    """CPU seconds of one forward and backward pass under bf16 autocast, in fp32 where the machine has none."""
     begin = time.process_time()
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
         logits = model(**inputs, use_cache=False).logits
     functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), batch["labels"][:, 1:].flatten()).backward()
     return time.process_time() - begin

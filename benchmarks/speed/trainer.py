@@ -31,6 +31,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from nbagent_training.groups import Batch, TrainingRow
 from nbagent_training.microbatches import divide, micro_batch
+from nbagent_training.precision import has_bfloat16
 from nbagent_training.scratch import make_tokenizer
 from nbagent_training.trainer import StepGRPOTrainer, settings
 
@@ -127,7 +128,7 @@ def ours(
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         fixed: dict[str, Any] = {"save_strategy": "no", "gradient_checkpointing": recompute}
-        arguments = settings(Path(folder), steps=STEPS + 1, seed=0, bf16=not args.fp32, **fixed)
+        arguments = settings(Path(folder), steps=STEPS + 1, seed=0, bf16=not args.fp32 and has_bfloat16(), **fixed)
         make_batch = lambda update: Batch(list(rows), {})  # noqa: E731
         more: dict[str, Any] = {"token_budget": budget, "kernel": args.kernel, "callbacks": [clock]}
         StepGRPOTrainer(model, tokenizer, arguments, make_batch, **more).train()
@@ -211,7 +212,9 @@ def measure(size: str, name: str, rows: list[TrainingRow], at_once: int, args: A
     seconds: dict[str, list[float]] = {"trl": [], "nbagent": []}
     for _ in range(args.rounds):
         if not args.alone:
-            seconds["trl"] += stock(make_model(size), tokenizer, rows, at_once, recompute, not args.fp32)
+            seconds["trl"] += stock(
+                make_model(size), tokenizer, rows, at_once, recompute, not args.fp32 and has_bfloat16()
+            )
         seconds["nbagent"] += ours(make_model(size), tokenizer, rows, budget, recompute, args)
     tokens = sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
     computed = sum(micro_batch(chunk, torch.device("cpu")).ids.numel() for chunk in divide(rows, budget))

@@ -1,11 +1,13 @@
 """Which parameters Muon takes: the matrices inside layers, however a model calls its layers."""
 
+import copy
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from nbagent.errors import UsageError
-from nbagent_training.optimizer import MuonAdamW
+from nbagent_training.optimizer import Float32Muon, MuonAdamW
 
 
 def taken(model):
@@ -33,3 +35,27 @@ def test_whatever_the_layers_are_called():
 def test_a_model_without_layers_is_refused():
     with pytest.raises(UsageError, match="Linear has no matrices in numbered layers"):
         MuonAdamW(torch.nn.Linear(4, 4), 0.01, 0.01)
+
+
+def stepped(kind, shapes, like=None):
+    """Matrices after three steps with given gradients, and the optimizer, which takes on the state of `like`."""
+    torch.manual_seed(0)
+    matrices = [torch.nn.Parameter(torch.randn(shape) / 10) for shape in shapes]
+    optimizer = kind(matrices, lr=0.02, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    if like is not None:
+        optimizer.load_state_dict(copy.deepcopy(like.state_dict()))
+    for _ in range(3):
+        for matrix in matrices:
+            matrix.grad = torch.randn(matrix.shape)
+        optimizer.step()
+    return [matrix.detach() for matrix in matrices], optimizer
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_without_bfloat16_muons_steps_are_pytorchs_but_for_rounding(resumed):
+    shapes = [(8, 24), (24, 8), (16, 16)]
+    before = stepped(torch.optim.Muon, shapes)[1] if resumed else None
+    theirs, ours = (stepped(kind, shapes, before)[0] for kind in (torch.optim.Muon, Float32Muon))
+    start = stepped(lambda *args, **kw: torch.optim.SGD(args[0], lr=0.0), shapes)[0]
+    for one, other, begun in zip(ours, theirs, start, strict=True):
+        assert (one - other).norm() < 0.02 * (other - begun).norm()

@@ -13,9 +13,46 @@ from typing import Any
 import torch
 
 from nbagent.errors import UsageError
+from nbagent_training.precision import has_bfloat16
 
 BLOCK = re.compile(r"\.\d+\.")
 """In the name of a parameter: it belongs to one of several blocks of the same make."""
+
+
+class Float32Muon(torch.optim.Muon):
+    """`torch.optim.Muon` for machines without bfloat16, in which that one always computes; the states are the same."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update, with Nesterov momentum and decoupled weight decay."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                momentum = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
+                step = orthogonal(p.grad.lerp(momentum, group["momentum"]), group["ns_coefficients"], group["ns_steps"])
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(step, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)  # match_rms_adamw
+
+
+def orthogonal(matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int) -> torch.Tensor:
+    """About U V^T of a matrix U S V^T, by the Newton-Schulz iteration of Jordan et al.
+
+    Args:
+        matrix: of any shape (rows, columns).
+        coefficients: of X, (X X^T) X and (X X^T)^2 X.
+        steps: iterations.
+    """
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x: torch.Tensor = wide / wide.norm().clamp(min=1e-7)
+    a, b, c = coefficients
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if wide is matrix else x.T
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -35,7 +72,7 @@ class MuonAdamW(torch.optim.Optimizer):
                 f"warm_start: {type(model).__name__} has no matrices in numbered layers, which muon_lr is for; train a "
                 "transformer"
             )
-        self._muon = torch.optim.Muon(
+        self._muon = (torch.optim.Muon if has_bfloat16() else Float32Muon)(
             matrices, lr=muon_lr, momentum=0.95, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
         )
         self._adamw = torch.optim.AdamW(others, lr=adamw_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)

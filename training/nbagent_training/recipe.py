@@ -214,7 +214,7 @@ class TrainRecipe(Recipe):
     seed: int = Field(default=0, ge=0, lt=1 << 31)
     """Seed of tasks, weights, order and noise."""
     bf16: bool = True
-    """Autocast to bfloat16 in training, and sample from a bfloat16 copy."""
+    """Autocast to bfloat16 in training, and sample from a bfloat16 copy; float32 on a machine that has no bfloat16."""
     threads: int = Field(default=0, ge=0)
     """PyTorch threads; 0: one per core; 1 makes runs repeat number for number."""
     concurrency: int = Field(default=CONCURRENCY, ge=1)

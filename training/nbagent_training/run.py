@@ -47,6 +47,7 @@ from nbagent_training.lora import add_lora
 from nbagent_training.offline import passed_over
 from nbagent_training.packing import TreeRow, pack
 from nbagent_training.practice import Practice, check_rewards
+from nbagent_training.precision import SLOW, has_bfloat16
 from nbagent_training.readiness import check_ready
 from nbagent_training.recipe import TrainRecipe
 from nbagent_training.recorded import Recorded, own_examples
@@ -66,6 +67,7 @@ class TrainingRun:
     run: RunFolder
     console: Console
     stages: Stages = field(init=False)
+    bf16: bool = field(init=False)
     rollouts: Rollouts = field(init=False)
     engine: Engine = field(init=False)
     trackers: list[Tracker] = field(default_factory=list)
@@ -75,6 +77,7 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         self.stages = Stages(self.console)
+        self.bf16 = self.recipe.bf16 and has_bfloat16()
 
     def check(self) -> None:
         """Find what is wrong before anything is made; the run folder need not be there. Raises UsageError."""
@@ -90,19 +93,16 @@ class TrainingRun:
         """
         if self.run.description().get("finished"):
             self.scores = {path.stem: read_score(path) for path in sorted((self.run.path / "scores").glob("*.json"))}
-            words = f"{self.run.path}: this run is finished; its report: {self.run.report}"
-            self.console.print(words, highlight=False, soft_wrap=True)
+            self.console.print(f"{self.run.path}: this run is finished; its report: {self.run.report}", soft_wrap=True)
             return
         recipe = self.recipe
-        self._check_processes()
-        if recipe.threads:
-            torch.set_num_threads(recipe.threads)
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()
+        self._settle()
+        if recipe.bf16 and not self.bf16:
+            self.console.print(SLOW, highlight=False)
         begin = time.monotonic()
         with MemoryWatch() as memory, Rollouts(recipe.concurrency) as rollouts, ExitStack() as stack:
             self.rollouts = rollouts
-            self.engine = Engine(recipe.sampler, self.run.path, rollouts, bf16=recipe.bf16, starting=self.stages.stage)
+            self.engine = Engine(recipe.sampler, self.run.path, rollouts, bf16=self.bf16, starting=self.stages.stage)
             stack.callback(self.engine.close)
             self.trackers = open_trackers(recipe.watch, self.run, recipe.model_dump(mode="json"))
             for tracker in self.trackers:
@@ -126,18 +126,18 @@ class TrainingRun:
             UsageError: what is done once, before GRPO, is not done yet.
         """
         recipe = self.recipe
-        self._check_processes()
+        self._settle()
         if not recipe.grpo.updates or self._folder("final").exists():
             return
-        if recipe.threads:
-            torch.set_num_threads(recipe.threads)
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()
         model, tokenizer = self._load("warm") if recipe.warm_start.steps else self._start()
         adapted = add_lora(model, recipe.lora, recipe.seed)
-        follow(adapted, tokenizer, recipe.grpo, out=self._folder("grpo"), seed=recipe.seed, bf16=recipe.bf16)
+        follow(adapted, tokenizer, recipe.grpo, out=self._folder("grpo"), seed=recipe.seed, bf16=self.bf16)
 
-    def _check_processes(self) -> None:
+    def _settle(self) -> None:
+        if self.recipe.threads:
+            torch.set_num_threads(self.recipe.threads)
+        transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         if not several and torch.cuda.device_count() > 1:
             # Transformers would spread micro-batches over them by DataParallel, which packed rows do not bear.
@@ -293,7 +293,7 @@ class TrainingRun:
                     muon_lr=settings.muon_lr,
                     adamw_lr=settings.adamw_lr,
                     seed=self.recipe.seed,
-                    bf16=self.recipe.bf16,
+                    bf16=self.bf16,
                     journal=self._journal("sft", board),
                     save_steps=20 * max(1, settings.steps // 200),
                     lora=self.recipe.lora if self.recipe.model.folder else None,
@@ -384,7 +384,7 @@ class TrainingRun:
                     settings,
                     out=self._folder("grpo"),
                     seed=self.recipe.seed,
-                    bf16=self.recipe.bf16,
+                    bf16=self.bf16,
                     journal=self._journal("grpo", board, self._alarms()),
                     failures=self.recipe.failures,
                     staleness=self.recipe.sampler.staleness,
