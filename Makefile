@@ -40,7 +40,7 @@ demo: setup ## train a notebook agent on the CPU, score it before and after, wri
 	$(BIN)/nbagent demo --out $(RUN)
 
 test: lint images ## every check and every test
-	OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS)
 
 check: lint ## linters, types, floors and the quick tests, in about a minute
 	$(PYTEST) -m "not slow" -q

@@ -24,24 +24,21 @@ settings.load_profile("nbagent")
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes run the tests, a file stays in one, and so do all tests of the engine, and all of vLLM.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How several processes share the tests."""
+    from beside import InGroups
 
-    These two take the longest and begin first.
-    """
-    if not os.environ.get("PYTEST_XDIST_WORKER"):
-        return
-    order = {"engine": 0, "vllm": 1}
-    groups = {}
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        if item.get_closest_marker("docker") or "client" in fixtures or "image" in fixtures:
-            groups[item] = "engine"
-        else:
-            groups[item] = "vllm" if item.get_closest_marker("vllm") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
-    items.sort(key=lambda item: order.get(groups[item], 2))
+    config.option.loadscopereorder = False
+    return InGroups(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Several processes begin with what takes the longest."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        from beside import place_of
+
+        items.sort(key=lambda item: place_of(item.nodeid))
 
 
 @pytest.fixture

@@ -285,8 +285,9 @@ def member(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     os.chown(home, pwd.getpwnam("nobody").pw_uid, -1)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(folder.stat().st_mode | 0o011)
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(folder.stat().st_mode | 0o011)
     # Root's own folder is nobody else's: in a mount namespace another one lies there, with the interpreter in it.
     steps = [f"mkdir {tmp_path}/python", f"mount --bind {sys.base_prefix} {tmp_path}/python"]
     steps += ["mount -t tmpfs -o mode=755 none /root", f"mkdir -p {sys.base_prefix}"]
