@@ -146,10 +146,11 @@ class PromptBuilder:
             return Prompt(messages=window.messages, tools=tools, counted=counted)
         glue = self._glue(tuple(m["role"] for m in window.messages))
         ids = array("i")
+        known = self._kept.get
         for piece, message in zip(glue, window.messages, strict=False):
             ids += self._ids(piece)
             for part in message["content"]:
-                ids += self._ids(part["text"])
+                ids += known(part["text"]) or self._ids(part["text"])
         ids += self._ids(glue[-1])
         return Prompt(messages=window.messages, tools=tools, ids=ids.tolist(), counted=len(ids))
 

@@ -23,7 +23,7 @@ class Cache:
     def get(self, key: Hashable) -> Any:
         """The result for `key`; None where it is not kept."""
         found = self._kept.get(key)
-        return None if found is None else found[0]
+        return found and found[0]
 
     def put(self, key: Hashable, result: Any, chars: int) -> None:
         """Keep a result; `chars` is about what key and result take."""

@@ -48,6 +48,8 @@ ACTIONS = 1 / 8
 SHORT_CHARS = 80
 """Characters of why an action in the list failed."""
 _made = Cache()
+_settings: dict[Drop, int] = {}
+"""A number for each: of what an agent's policy is asked for most, hashing its settings took the longest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +117,18 @@ class Drop:
     def _cells(self, notebook: Notebook, recent: Iterable[Exchange], must: set[str]) -> list[Item]:
         """The notebook's cells; those in `must` keep something of their output whatever happens."""
         kept = {exchange.cell_id for exchange in recent} | must
-        language = language_of(notebook)
+        language, settings = language_of(notebook), _settings.setdefault(self, len(_settings))
         items = []
         for cell in notebook["cells"]:
-            name, key = cell["id"], content_key(cell, language)
-            made: tuple[CellView, str, Forms] | None = _made.get((self, key))
+            name, key = cell["id"], (settings, *content_key(cell, language))
+            made: tuple[CellView, str, Forms] | None = _made.get(key)
             if made is None:
                 view = cell_view(cell, language, self.old_chars)
                 failure = exception_in(cell.get("outputs", ()))
                 line = Form((f"{view.line}\n",), "", "line", "budget")
                 old, shown = self._aged(view, failure), self._shown(view, failure, self.output_chars, "size")
                 made = view, failure, Forms(_whole(view), old if self.frugal else shown, old, line)
-                _made.put((self, key), made, 3 * content_chars(key))
+                _made.put(key, made, 3 * content_chars(key))
             protected = self._protected(*made, name in must) if name in kept else ()
             items.append(Item(name, made[2], protected, spare=name not in must))
         return items

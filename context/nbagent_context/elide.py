@@ -132,7 +132,7 @@ def least(items: Sequence[Item], per_item: int, count: Count, gaps: Callable[[],
 
 
 def _shortest(item: Item, count: Count) -> Form | None:
-    return min(item.protected, key=lambda form: form.tokens(count), default=None)
+    return min(item.protected, key=lambda form: form.tokens(count)) if item.protected else None
 
 
 def _standing(items: Sequence[Item], per_item: int, count: Count) -> int:

@@ -44,7 +44,9 @@ _made = Cache()
 
 def exchange_item(exchange: Exchange, must: bool, recent: bool) -> Item:
     """An exchange as an item of two texts, protected where it `must` keep something or is `recent`."""
-    kept: Forms | None = _made.get(exchange)
+    # All that the forms depend on; hashing and comparing the exchange itself takes several times as long.
+    key = exchange.text, exchange.observation, exchange.cell_id, exchange.exception, exchange.failed, exchange.shown
+    kept: Forms | None = _made.get(key)
     if kept is None:
         answer = exception_of(exchange) or exchange.observation
         answer = answer.replace(f"[{exchange.cell_id}]\n", f"[{exchange.cell_id}] ", 1)
@@ -52,7 +54,7 @@ def exchange_item(exchange: Exchange, must: bool, recent: bool) -> Item:
         full = Form((exchange.text, exchange.observation))
         whole = _cut(exchange, OUTPUT_CHARS, "size")
         kept = Forms(full, whole, whole, Form(short, "", "line", "budget"))
-        _made.put(exchange, kept, 2 * len(exchange.text) + 2 * len(exchange.observation))
+        _made.put(key, kept, 2 * len(exchange.text) + 2 * len(exchange.observation))
     if not must and not recent:
         return Item(str(exchange.step), kept)
     smaller = [_cut(exchange, size, "budget") for size in (OUTPUT_CHARS // 2, OUTPUT_CHARS // 4, SURVIVES_CHARS)]
@@ -125,7 +127,8 @@ def conversation(
     messages = [message("system", system)] if system else []
     messages.append(message("user", [brief.task, *opening]))
     for form, gap in _shown(items):
-        messages[-1]["content"] += message("", [gap])["content"]
+        if gap:
+            messages[-1]["content"] += message("", [gap])["content"]
         text, answer = form.texts
         messages += [message("assistant", [text]), message("user", [answer])]
     messages[-1]["content"] += [*images, *message("", ending)["content"]]
