@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from nbagent_context.cache import Cache
 from nbagent_context.cut import ELIDED, head_tail
@@ -89,7 +90,7 @@ class Drop:
         older = [exchange for exchange in exchanges if exchange.step in untold and exchange.step not in recent]
 
         def gaps() -> int:
-            return sum(count(gap) for gap in _texts(cells)[1])
+            return sum(count(gap) for gap in _gaps(cells)) if None in [item.shown for item in cells] else 0
 
         needed = fixed + least([*cells, *last], 0, count, gaps)
         if needed > budget.tokens:
@@ -104,7 +105,7 @@ class Drop:
         tokens = fixed + fit([*cells, *last], budget.tokens - fixed, mark, 0, count, gaps)
         told = {int(item.name): item.shown for item in last if item.shown is not None}
         answers = [text for form in told.values() for text in form.texts]
-        user = message("user", [ends[0], *_texts(cells)[0], *listed, *answers])
+        user = message("user", [ends[0], *_texts(cells), *listed, *answers])
         user["content"] += images
         if notice:
             user["content"].append({"type": "text", "text": ends[1]})
@@ -234,21 +235,22 @@ def _gap(names: Sequence[str]) -> str:
     return f"[{names[0]}]\n{ELIDED}\n" if len(names) == 1 else f"[{names[0]} … {names[-1]}]\n{ELIDED}\n"
 
 
-def _texts(items: Sequence[Item]) -> tuple[list[str], list[str]]:
-    """The items' texts, with a mark for those left out in a row that has the first and the last id; the marks."""
+def _texts(items: Sequence[Item]) -> list[str]:
+    """The items' texts, with a mark for those left out in a row that has the first and the last id."""
     texts: list[str] = []
-    gaps: list[str] = []
     gone: list[str] = []
     for item in items:
         if item.shown is None:
             gone.append(item.name)
             continue
         if gone:
-            gaps.append(_gap(gone))
-            texts.append(gaps[-1])
+            texts.append(_gap(gone))
             gone = []
         texts += item.shown.texts
-    if gone:
-        gaps.append(_gap(gone))
-        texts.append(gaps[-1])
-    return texts, gaps
+    return [*texts, _gap(gone)] if gone else texts
+
+
+def _gaps(items: Sequence[Item]) -> list[str]:
+    """The marks among `_texts`."""
+    rows = groupby(items, key=lambda item: item.shown is None)
+    return [_gap([item.name for item in row]) for gone, row in rows if gone]

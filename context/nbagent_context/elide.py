@@ -159,8 +159,9 @@ def settle(
     kept = [item for item in items if item.protected]
     sizes = [item.kept.sizes(count) for item in loose]
     whole = [size[1] + per_item for size in sizes]
-    old = [min(size[2] + per_item, one) for size, one in zip(sizes, whole, strict=True)]
-    lines = [min(size[3] + per_item, one) for size, one in zip(sizes, old, strict=True)]
+    # Not by min(), which takes as long as all the rest of a prompt's arithmetic.
+    old = [one if one < (short := size[2] + per_item) else short for size, one in zip(sizes, whole, strict=True)]
+    lines = [one if one < (short := size[3] + per_item) else short for size, one in zip(sizes, old, strict=True)]
     taken = 0
     for item in kept:
         item.shown = item.protected[0]

@@ -138,7 +138,7 @@ def content_key(cell: Mapping[str, Any], language: str) -> tuple[Hashable, ...]:
     return (
         cell["id"],
         cell["cell_type"],
-        _hashable(source),
+        source if type(source) is str else _text(source),
         cell.get("execution_count", ""),
         language,
         *[_output_key(output) for output in cell.get("outputs", ())],
@@ -148,7 +148,8 @@ def content_key(cell: Mapping[str, Any], language: str) -> tuple[Hashable, ...]:
 def _output_key(output: Mapping[str, Any]) -> Hashable:
     kind = output.get("output_type")
     if kind == "stream":
-        return (kind, _is_stderr(output), _hashable(output.get("text", "")))
+        text = output.get("text", "")
+        return (kind, output.get("name") == "stderr", text if type(text) is str else _text(text))
     if kind == "error":
         return (kind, output.get("ename"), output.get("evalue"), *output.get("traceback", ()))
     data = output.get("data", {})
