@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count as count_up
 from itertools import groupby
 
 from nbagent_context.cache import Cache
@@ -49,8 +50,9 @@ ACTIONS = 1 / 8
 SHORT_CHARS = 80
 """Characters of why an action in the list failed."""
 _made = Cache()
+_numbers = count_up()
 _settings: dict[Drop, int] = {}
-"""A number for each: of what an agent's policy is asked for most, hashing its settings took the longest."""
+"""A number for each, which is quicker to hash for every cell; no two have the same, whatever threads ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class Drop:
     def _cells(self, notebook: Notebook, recent: Iterable[Exchange], must: set[str]) -> list[Item]:
         """The notebook's cells; those in `must` keep something of their output whatever happens."""
         kept = {exchange.cell_id for exchange in recent} | must
-        language, settings = language_of(notebook), _settings.setdefault(self, len(_settings))
+        language, settings = language_of(notebook), _settings.setdefault(self, next(_numbers))
         items = []
         for cell in notebook["cells"]:
             name, key = cell["id"], (settings, *content_key(cell, language))

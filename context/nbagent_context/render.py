@@ -135,6 +135,7 @@ def content_key(cell: Mapping[str, Any], language: str) -> tuple[Hashable, ...]:
     Strings are taken as they are: their hashes are kept, and comparing a string with itself is free.
     """
     source = cell["source"]
+    # `_hashable` written out, here and below: this is done for every cell of every prompt.
     return (
         cell["id"],
         cell["cell_type"],

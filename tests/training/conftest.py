@@ -21,3 +21,11 @@ def tiny(tokenizer):
         for p in model.parameters():
             p.mul_(3.0)
     return model
+
+
+@pytest.fixture
+def base(tiny, tokenizer, tmp_path):
+    """A folder with a small model and its tokenizer."""
+    tiny.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"

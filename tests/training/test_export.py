@@ -29,13 +29,6 @@ def logits(model):
 
 
 @pytest.fixture
-def base(tiny, tokenizer, tmp_path):
-    tiny.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
-
-
-@pytest.fixture
 def run(base, tmp_path):
     """A training run of that model, as far as an export looks at one."""
     path = tmp_path / "run"

@@ -68,13 +68,6 @@ def server(monkeypatch):
 
 
 @pytest.fixture
-def base(tiny, tokenizer, tmp_path):
-    tiny.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
-
-
-@pytest.fixture
 def warmed(base, tiny, tmp_path):
     """The same model after some training: only its weights tell it apart."""
     shutil.copytree(base, tmp_path / "warmed")
