@@ -31,7 +31,7 @@ from typing import Any
 
 from nbagent_kernels.cgroups import started
 from nbagent_kernels.environment import FIXED
-from nbagent_kernels.errors import EngineFailed, KernelError, KernelStartError
+from nbagent_kernels.errors import EngineFailed, EngineSilent, KernelError, KernelStartError
 from nbagent_kernels.forkhost import HASH_SEED, RUN
 from nbagent_kernels.memory import containers
 from nbagent_kernels.types import SessionSpec
@@ -48,6 +48,9 @@ STARTS_AT_ONCE = 8
 """Containers being started at once: an engine that is asked for many gets slower for all."""
 ENGINE_S = 60.0
 """Longest silence of the engine, seconds."""
+BACK_S, KNOCK_S = 60.0, 0.5
+"""Seconds in which an engine that has answered before may come back, as one that is restarted does, and between two
+tries of what waits for that."""
 ENDED_S, POLL_S = 2.0, 0.02
 """Seconds for the engine to notice that a container has ended, and between two looks."""
 LOOK_S = 0.5
@@ -64,6 +67,9 @@ _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
 _lock = threading.Lock()
 _client: tuple[int, Any] | None = None
+_unremoved: set[str] = set()
+"""Containers that a silent engine was asked to make or to remove; removed when the next is made."""
+_said_waiting = -BACK_S
 _starting = concurrent.futures.ThreadPoolExecutor(STARTS_AT_ONCE, "nbagent-starts")
 _ending = concurrent.futures.ThreadPoolExecutor(STARTS_AT_ONCE, "nbagent-ends")
 
@@ -85,12 +91,18 @@ class Container:
         self._since = f"{time.time():.6f}"
         self.pid = 0
         self.control: socket.socket | None = None
+        self._abandoned = threading.Event()
         self._folder = process_root() / f"c{next(_numbers)}"
         self._folder.mkdir(mode=0o755)
         self._folder.chmod(0o755)  # whatever the umask
 
     async def start(self) -> None:
-        """Make it, start it and take the fork server's call. Raises KernelStartError, EngineFailed."""
+        """Make it, start it and take the fork server's call; an engine that is restarted is waited for.
+
+        Raises:
+            KernelStartError: the engine refuses it, or it does not call.
+            EngineFailed: no engine was there, or it went for good, or it went after the container was made.
+        """
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
             door.bind(str(self._folder / "s"))
@@ -109,6 +121,7 @@ class Container:
                     f"the sandbox did not answer within {self._spec.limits.start_s:g} s{said}"
                 ) from None
             except BaseException:
+                self._abandoned.set()
                 await asyncio.wait([starting])
                 await self.remove()
                 raise
@@ -151,18 +164,36 @@ class Container:
         await asyncio.get_running_loop().run_in_executor(_ending, self._remove)
 
     def _create_and_start(self) -> None:
+        api, until = client().api, time.monotonic() + BACK_S
+        while True:
+            name = f"nbagent-{secrets.token_hex(8)}"
+            try:
+                with engine_errors():
+                    self.id = self._create(api, name)
+                break
+            except EngineSilent:
+                _unremoved.add(name)  # an engine that went in the midst of it may have made it
+                if time.monotonic() > until or self._abandoned.wait(KNOCK_S):
+                    raise
+                say_waiting()
+        for left in list(_unremoved):
+            _unremoved.discard(left)
+            _ending.submit(remove_container, left)
         with engine_errors():
-            api = client().api
-            self.id = api.create_container(
-                self._settings.image,
-                [PYTHON, "-c", RUN, f"{KERNEL_FILES}/forkserver.py", f"{SOCKETS}/s", "/tmp", ",".join(self._modules)],
-                user=":".join([str((1 << 20) + secrets.randbelow(1 << 30))] * 2),
-                working_dir=WORK,
-                environment={**FIXED, "HOME": "/tmp", "PYTHONHASHSEED": str(HASH_SEED)},
-                labels=labels(self._settings.run),
-                host_config=api.create_host_config(**self._host_config()),
-            )["Id"]
             api.start(self.id)
+
+    def _create(self, api: Any, name: str) -> str:
+        made = api.create_container(
+            self._settings.image,
+            [PYTHON, "-c", RUN, f"{KERNEL_FILES}/forkserver.py", f"{SOCKETS}/s", "/tmp", ",".join(self._modules)],
+            user=":".join([str((1 << 20) + secrets.randbelow(1 << 30))] * 2),
+            working_dir=WORK,
+            environment={**FIXED, "HOME": "/tmp", "PYTHONHASHSEED": str(HASH_SEED)},
+            labels=labels(self._settings.run),
+            name=name,
+            host_config=api.create_host_config(**self._host_config()),
+        )
+        return str(made["Id"])
 
     def _host_config(self) -> Mapping[str, Any]:
         limits, settings = self._spec.limits, self._settings
@@ -234,13 +265,22 @@ class Container:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def say_waiting() -> None:
+    """Say once for all who wait that the engine is waited for."""
+    global _said_waiting
+    with _lock:
+        before, _said_waiting = _said_waiting, time.monotonic()
+    if _said_waiting - before > BACK_S:
+        _log.warning("the Docker engine does not answer; waiting up to %g s for it", BACK_S)
+
+
 def tmpfs(size: int) -> str:
     """Options of a tmpfs; files may be programs, as compiled packages are."""
     return f"rw,exec,nosuid,nodev,size={size},mode=1777"
 
 
 def remove_container(identity: str) -> None:
-    """Kill and remove a container; one that is gone is fine, a failure is logged."""
+    """Kill and remove a container; one that is gone is fine, a failure is logged, a silent engine asked again."""
     from docker.errors import APIError, NotFound
     from requests.exceptions import RequestException
 
@@ -248,9 +288,11 @@ def remove_container(identity: str) -> None:
         client().api.remove_container(identity, force=True, v=True)
     except NotFound:
         pass
-    except (APIError, RequestException, OSError) as error:
+    except APIError as error:
         if "already in progress" not in str(error):
             _log.warning("the container %s could not be removed: %s", identity[:12], error)
+    except (RequestException, OSError, EngineSilent):
+        _unremoved.add(identity)
 
 
 @functools.cache
@@ -290,7 +332,7 @@ def disconnect() -> None:
 
 @contextlib.contextmanager
 def engine_errors() -> Any:
-    """Turns what the SDK raises into KernelStartError, for what the engine refuses, or EngineFailed."""
+    """Turns what the SDK raises into KernelStartError, for what the engine refuses, EngineFailed or EngineSilent."""
     from docker.errors import APIError, DockerException, ImageNotFound
     from requests.exceptions import RequestException
 
@@ -303,7 +345,7 @@ def engine_errors() -> Any:
     except APIError as error:
         raise EngineFailed(f"the Docker engine: {error.explanation or error}") from error
     except (DockerException, RequestException, OSError) as error:
-        raise EngineFailed(f"the Docker engine does not answer: {error}") from error
+        raise EngineSilent(f"the Docker engine does not answer: {error}") from error
 
 
 def kernel_files() -> Path:

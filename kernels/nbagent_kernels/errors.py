@@ -3,6 +3,7 @@
 KernelError
 ├── KernelStartError (also RuntimeError)      no kernel came up; says which and why
 ├── EngineFailed (also ConnectionError)       the Docker engine is not there, refuses, or ended a sandbox
+│   └── EngineSilent                          it does not answer
 ├── KernelTimeout (also TimeoutError)         a host-side wait ran out (never a cell's own time limit)
 ├── SessionClosed (also RuntimeError)         a verb was called after close()
 ├── PathOutside (also PermissionError)        a file verb named something outside the working directory
@@ -23,6 +24,10 @@ class KernelStartError(KernelError, RuntimeError):
 
 class EngineFailed(KernelError, ConnectionError):
     """The Docker engine does not answer, refuses, or ended a sandbox that was in use."""
+
+
+class EngineSilent(EngineFailed):
+    """Nothing answers where the engine should be: not started, restarting, or gone."""
 
 
 class KernelTimeout(KernelError, TimeoutError):
