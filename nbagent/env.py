@@ -284,7 +284,8 @@ class NotebookEnv:
         return {"reward": verifier.step_reward(exchange.tool, exchange.observation, exchange.failed)}
 
     def _seconds_left(self) -> float:
-        return self.limits.total_s - (time.monotonic() - self._began)
+        waited = self._verbs.waited_s if self._verbs is not None else 0.0
+        return self.limits.total_s - (time.monotonic() - self._began - waited)
 
     def _look_ahead(self) -> None:
         """Whether the next step is the last, and what the agent is told before it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ class Verbs:
 
     Attributes:
         replayed: the session was branched from another by running its cells again.
+        waited_s: seconds that calls have waited for the session, which are the host's and not the agent's.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Verbs:
         self._seconds = 0.0
         self._step = 0
         self.replayed = False
+        self.waited_s = 0.0
 
     async def take(self, step: int, tool: str, args: dict[str, str], seconds: float) -> Reply:
         """Do what a checked call asks for; `seconds` is how long a cell may run.
@@ -137,7 +140,7 @@ class Verbs:
         except CannotBranch:
             other, replayed = await session.branch(method="replay"), True
         verbs = Verbs(document, self._spec, self._backend, record, chars=self._chars, ids=self._ids, session=other)
-        verbs.replayed = replayed
+        verbs.replayed, verbs.waited_s = replayed, self.waited_s
         return verbs
 
     async def keep(self, folder: Path, max_bytes: int) -> None:
@@ -162,7 +165,11 @@ class Verbs:
 
     async def _session(self) -> Session:
         # Shielded: a step that is cancelled must not cancel the opening, whose session close() is to end.
-        return await asyncio.shield(self._opening)
+        began = time.monotonic()
+        try:
+            return await asyncio.shield(self._opening)
+        finally:
+            self.waited_s += time.monotonic() - began
 
     async def _run_cell(self, code: str, cell: str | None = None) -> Reply:
         if cell is None:

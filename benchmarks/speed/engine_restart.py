@@ -27,7 +27,7 @@ from nbagent.rollouts import Rollouts
 from nbagent.tasks import Outcome, Task, Verdict
 from nbagent_images import require
 from nbagent_images.engine import engine
-from nbagent_kernels.container import disconnect
+from nbagent_kernels.engineclient import disconnect
 
 ROLLOUTS, ABREAST = 60, 4
 READY_S = 60.0

@@ -11,46 +11,42 @@ The fork server is the container's first process: nothing inside can signal it, 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import compileall
 import concurrent.futures
 import contextlib
 import functools
 import itertools
-import logging
 import os
 import secrets
 import shutil
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nbagent_kernels import engineclient
 from nbagent_kernels.cgroups import started
+from nbagent_kernels.engineclient import client, engine_errors, remove_container
 from nbagent_kernels.environment import FIXED
-from nbagent_kernels.errors import EngineFailed, EngineSilent, KernelError, KernelStartError
+from nbagent_kernels.errors import EngineFailed, EngineSilent, KernelStartError
 from nbagent_kernels.forkhost import HASH_SEED, RUN
 from nbagent_kernels.memory import containers
 from nbagent_kernels.types import SessionSpec
 from nbagent_kernels.workspace import process_root
 
 PYTHON = "/opt/venv/bin/python"
-KERNEL_FILES, SOCKETS, WORK, DATA = "/nbagent", "/run/nbagent", "/work", "/data"
-"""Places inside; the capsule is at the last one."""
+KERNEL_FILES, SOCKETS, WORK, DATA, WHEELS = "/nbagent", "/run/nbagent", "/work", "/data", "/wheels"
+"""Places inside; the capsule is at DATA."""
 SANDBOX_LABEL, RUN_LABEL = "nbagent.sandbox", "nbagent.run"
 OWNER_LABEL, MACHINE_LABEL = "nbagent.owner", "nbagent.machine"
 """Labels of every container: that it is ours; the run; the process it belongs to, as PID-STARTED (cgroups.is_over says
 whether that has ended), and what that pid counts on: the boot and the pid namespace."""
 STARTS_AT_ONCE = 8
 """Containers being started at once: an engine that is asked for many gets slower for all."""
-ENGINE_S = 60.0
-"""Longest silence of the engine, seconds."""
-BACK_S, KNOCK_S = 60.0, 0.5
-"""Seconds in which an engine that has answered before may come back, as one that is restarted does, and between two
-tries of what waits for that."""
 ENDED_S, POLL_S = 2.0, 0.02
 """Seconds for the engine to notice that a container has ended, and between two looks."""
 LOOK_S = 0.5
@@ -63,13 +59,8 @@ SHM_BYTES = 64 << 20
 FILES = ("forkserver.py", "forked*.py", "confine.py", "contained*.py", "filestream.py", "files.py", "removal.py")
 ALSO = ("snapshot.py", "errors.py", "types.py")
 
-_log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
 _lock = threading.Lock()
-_client: tuple[int, Any] | None = None
-_unremoved: set[str] = set()
-"""Containers that a silent engine was asked to make or to remove; removed when the next is made."""
-_said_waiting = -BACK_S
 _starting = concurrent.futures.ThreadPoolExecutor(STARTS_AT_ONCE, "nbagent-starts")
 _ending = concurrent.futures.ThreadPoolExecutor(STARTS_AT_ONCE, "nbagent-ends")
 
@@ -92,6 +83,8 @@ class Container:
         self.pid = 0
         self.control: socket.socket | None = None
         self._abandoned = threading.Event()
+        self._making: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._making.set_result(None)
         self._folder = process_root() / f"c{next(_numbers)}"
         self._folder.mkdir(mode=0o755)
         self._folder.chmod(0o755)  # whatever the umask
@@ -103,32 +96,46 @@ class Container:
             KernelStartError: the engine refuses it, or it does not call.
             EngineFailed: no engine was there, or it went for good, or it went after the container was made.
         """
-        loop = asyncio.get_running_loop()
+        try:
+            await self._start()
+        except BaseException:
+            await self.remove()
+            raise
+
+    async def _start(self) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
             door.bind(str(self._folder / "s"))
             (self._folder / "s").chmod(0o666)
             door.listen(1)
             door.setblocking(False)
+            await self._made()
             try:
-                starting = loop.run_in_executor(_starting, self._create_and_start)
-                await asyncio.shield(starting)
                 async with asyncio.timeout(self._spec.limits.start_s):
                     self.control = await self._called(door)
             except TimeoutError:
                 said = await self.said()
-                await self.remove()
                 raise KernelStartError(
                     f"the sandbox did not answer within {self._spec.limits.start_s:g} s{said}"
                 ) from None
-            except BaseException:
-                self._abandoned.set()
-                await asyncio.wait([starting])
-                await self.remove()
-                raise
         (self._folder / "s").unlink()
         peer = self.control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         self.pid = struct.unpack("3i", peer)[0]
         containers[self.id] = self.pid, self._spec.limits.memory_bytes or 0
+
+    async def _made(self) -> None:
+        """Have the engine make and start it; waits here, where it holds no thread, for one that went silent."""
+        silent_since = None
+        while True:
+            self._making = _starting.submit(self._create_and_start)
+            try:
+                return await asyncio.wrap_future(self._making)
+            except EngineSilent:
+                now = time.monotonic()
+                silent_since = now if silent_since is None else silent_since
+                if self.id or not engineclient.answered() or now > silent_since + engineclient.BACK_S:
+                    raise
+            engineclient.say_waiting()
+            await asyncio.sleep(engineclient.KNOCK_S)
 
     async def _called(self, door: socket.socket) -> socket.socket:
         """The fork server's call. Raises KernelStartError where the container ends before it."""
@@ -157,53 +164,76 @@ class Container:
         return await asyncio.get_running_loop().run_in_executor(_ending, self._said)
 
     async def remove(self) -> None:
-        """Kill it and remove it, with its folder on the host. Idempotent."""
+        """Kill it and remove it, with its folder on the host. Idempotent; goes on where the caller is cancelled."""
+        self._abandoned.set()
         if self.control is not None:
             self.control.close()
         containers.pop(self.id, None)
-        await asyncio.get_running_loop().run_in_executor(_ending, self._remove)
+        removed: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+        def remove(_: object) -> None:
+            """In a thread, once nothing makes it any more."""
+            try:
+                _ending.submit(self._remove).add_done_callback(lambda _: removed.set_result(None))
+            except RuntimeError:  # the interpreter ends and takes no more work
+                self._remove()
+                removed.set_result(None)
+
+        self._making.add_done_callback(remove)
+        await asyncio.shield(asyncio.wrap_future(removed))
 
     def _create_and_start(self) -> None:
-        api, until = client().api, time.monotonic() + BACK_S
-        while True:
-            name = f"nbagent-{secrets.token_hex(8)}"
-            try:
-                with engine_errors():
-                    self.id = self._create(api, name)
-                break
-            except EngineSilent:
-                _unremoved.add(name)  # an engine that went in the midst of it may have made it
-                if time.monotonic() > until or self._abandoned.wait(KNOCK_S):
-                    raise
-                say_waiting()
-        for left in list(_unremoved):
-            _unremoved.discard(left)
-            _ending.submit(remove_container, left)
-        with engine_errors():
-            api.start(self.id)
+        if self._abandoned.is_set():
+            return
+        name = f"nbagent-{secrets.token_hex(8)}"
+        mounts = self._mounts()
+        try:
+            with engine_errors():
+                api = client().api
+                config = api.create_host_config(mounts=mounts, **self._host_config())
+                self.id = api.create_container(name=name, host_config=config, **self._arguments())["Id"]
+        except EngineSilent as error:
+            if error.reached:
+                engineclient.remember(name)
+            raise
+        _ending.submit(engineclient.make_good)
+        if not self._abandoned.is_set():
+            with engine_errors():
+                api.start(self.id)
 
-    def _create(self, api: Any, name: str) -> str:
-        made = api.create_container(
-            self._settings.image,
-            [PYTHON, "-c", RUN, f"{KERNEL_FILES}/forkserver.py", f"{SOCKETS}/s", "/tmp", ",".join(self._modules)],
-            user=":".join([str((1 << 20) + secrets.randbelow(1 << 30))] * 2),
-            working_dir=WORK,
-            environment={**FIXED, "HOME": "/tmp", "PYTHONHASHSEED": str(HASH_SEED)},
-            labels=labels(self._settings.run),
-            name=name,
-            host_config=api.create_host_config(**self._host_config()),
-        )
-        return str(made["Id"])
+    def _arguments(self) -> dict[str, Any]:
+        server = (f"{KERNEL_FILES}/forkserver.py", f"{SOCKETS}/s", "/tmp", ",".join(self._modules))
+        return {
+            "image": self._settings.image,
+            "command": [PYTHON, "-c", RUN, *server],
+            "user": ":".join([str((1 << 20) + secrets.randbelow(1 << 30))] * 2),
+            "working_dir": WORK,
+            "environment": {**FIXED, "HOME": "/tmp", "PYTHONHASHSEED": str(HASH_SEED)},
+            "labels": labels(self._settings.run),
+        }
 
-    def _host_config(self) -> Mapping[str, Any]:
+    def _mounts(self) -> list[Mapping[str, Any]]:
+        """What it shares with the host. Raises KernelStartError: a folder is not there, or ours cannot be made."""
+        try:
+            shared = {SOCKETS: self._folder, KERNEL_FILES: kernel_files()}
+        except OSError as error:
+            raise KernelStartError(f"the sandbox's files could not be made: {error}") from error
+        given = {"capsule": (DATA, self._spec.capsule), "wheels": (WHEELS, self._settings.wheels)}
+        for what, (inside, folder) in given.items():
+            if folder is not None:
+                if not folder.is_dir():
+                    raise KernelStartError(f"{what} {folder}: there is no such folder")
+                shared[inside] = folder.resolve()
+        # A bind in the short form would make what is missing, as root.
+        return [
+            {"Type": "bind", "Source": str(folder), "Target": inside, "ReadOnly": True}
+            for inside, folder in shared.items()
+        ]
+
+    def _host_config(self) -> dict[str, Any]:
         limits, settings = self._spec.limits, self._settings
-        binds = {str(self._folder): SOCKETS, str(kernel_files()): KERNEL_FILES}
-        if self._spec.capsule is not None:
-            binds[str(self._spec.capsule.resolve())] = DATA
-        binds |= {str(settings.wheels.resolve()): "/wheels"} if settings.wheels is not None else {}
         files = max(limits.open_files or 1 << 20, 4096)
         return {
-            "binds": {place: {"bind": inside, "mode": "ro"} for place, inside in binds.items()},
             "network_mode": "none",
             "read_only": True,
             "cap_drop": ["ALL"],
@@ -223,13 +253,13 @@ class Container:
 
     def _why_ended(self) -> str:
         with engine_errors():
-            api, late = client().api, time.monotonic() + ENDED_S
-            while "die" not in (told := self._told()) and time.monotonic() < late:
+            late = time.monotonic() + ENDED_S
+            while "die" not in (told := engineclient.events(self.id, self._since)) and time.monotonic() < late:
                 time.sleep(POLL_S)
             if "die" in told and "oom" not in told:
                 time.sleep(POLL_S)  # what was killed for want of memory may be told after what it meant
-                told = self._told()
-            running = api.inspect_container(self.id)["State"]["Running"]
+                told = engineclient.events(self.id, self._since)
+            running = client().api.inspect_container(self.id)["State"]["Running"]
         # Code inside cannot make the engine send a signal, and an engine that saw no death was not there for it.
         if "kill" in told or not ("die" in told or running):
             raise EngineFailed("the Docker engine, or somebody through it, ended the sandbox")
@@ -239,12 +269,6 @@ class Container:
         if killed and starved and died["timeNano"] - starved["timeNano"] < OOM_S * 1e9:
             return "out of memory, which ended the whole sandbox"
         return "its code ended the sandbox's fork server"
-
-    def _told(self) -> dict[str, Any]:
-        """The last event of each kind that the engine tells of it."""
-        now = f"{time.time():.6f}"
-        told = client().api.events(since=self._since, until=now, filters={"container": self.id}, decode=True)
-        return {event["Action"]: event for event in told}
 
     def _over(self) -> str:
         """How it has ended, in words; '' while it runs."""
@@ -265,34 +289,9 @@ class Container:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def say_waiting() -> None:
-    """Say once for all who wait that the engine is waited for."""
-    global _said_waiting
-    with _lock:
-        before, _said_waiting = _said_waiting, time.monotonic()
-    if _said_waiting - before > BACK_S:
-        _log.warning("the Docker engine does not answer; waiting up to %g s for it", BACK_S)
-
-
 def tmpfs(size: int) -> str:
     """Options of a tmpfs; files may be programs, as compiled packages are."""
     return f"rw,exec,nosuid,nodev,size={size},mode=1777"
-
-
-def remove_container(identity: str) -> None:
-    """Kill and remove a container; one that is gone is fine, a failure is logged, a silent engine asked again."""
-    from docker.errors import APIError, NotFound
-    from requests.exceptions import RequestException
-
-    try:
-        client().api.remove_container(identity, force=True, v=True)
-    except NotFound:
-        pass
-    except APIError as error:
-        if "already in progress" not in str(error):
-            _log.warning("the container %s could not be removed: %s", identity[:12], error)
-    except (RequestException, OSError, EngineSilent):
-        _unremoved.add(identity)
 
 
 @functools.cache
@@ -308,58 +307,21 @@ def labels(run: str) -> dict[str, str]:
     return {SANDBOX_LABEL: "session", RUN_LABEL: run, OWNER_LABEL: owner, MACHINE_LABEL: machine()}
 
 
-def client() -> Any:
-    """The connection to the engine that DOCKER_HOST names, or to the local one. Raises EngineFailed."""
-    global _client
-    with _lock:
-        if _client is None or _client[0] != os.getpid():
-            with engine_errors():
-                from docker import from_env
-
-                _client = os.getpid(), from_env(timeout=ENGINE_S, max_pool_size=2 * STARTS_AT_ONCE)
-            atexit.register(disconnect)
-        return _client[1]
-
-
-def disconnect() -> None:
-    """Close the connection to the engine; the next call makes another. Idempotent."""
-    global _client
-    with _lock:
-        if _client is not None and _client[0] == os.getpid():
-            _client[1].close()
-        _client = None
-
-
-@contextlib.contextmanager
-def engine_errors() -> Any:
-    """Turns what the SDK raises into KernelStartError, for what the engine refuses, EngineFailed or EngineSilent."""
-    from docker.errors import APIError, DockerException, ImageNotFound
-    from requests.exceptions import RequestException
-
-    try:
-        yield
-    except KernelError:
-        raise
-    except ImageNotFound as error:
-        raise KernelStartError(f"the sandbox's image is not in the engine: {error.explanation}") from error
-    except APIError as error:
-        raise EngineFailed(f"the Docker engine: {error.explanation or error}") from error
-    except (DockerException, RequestException, OSError) as error:
-        raise EngineSilent(f"the Docker engine does not answer: {error}") from error
-
-
 def kernel_files() -> Path:
     """A folder with the fork server's files, which any user inside may read; made once per process."""
     folder = process_root() / "kernel"
     with _lock:
         if not folder.exists():
-            made = process_root() / "kernel.new"
-            made.mkdir(mode=0o755)
-            made.chmod(0o755)
-            for pattern in (*FILES, *ALSO):
-                for file in Path(__file__).parent.glob(pattern):
-                    shutil.copyfile(file, made / file.name)
-                    (made / file.name).chmod(0o644)
-            compileall.compile_dir(made, quiet=2)  # of use where the image's Python is this one
-            made.rename(folder)
+            made = Path(tempfile.mkdtemp(prefix="kernel.", dir=process_root()))
+            try:
+                for pattern in (*FILES, *ALSO):
+                    for file in Path(__file__).parent.glob(pattern):
+                        shutil.copyfile(file, made / file.name)
+                        (made / file.name).chmod(0o644)
+                compileall.compile_dir(made, quiet=2)  # of use where the image's Python is this one
+                made.chmod(0o755)
+                made.rename(folder)
+            except BaseException:
+                shutil.rmtree(made, ignore_errors=True)
+                raise
     return folder

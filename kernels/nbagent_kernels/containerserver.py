@@ -159,6 +159,9 @@ class ContainerServer(ForkServer):
                 why = await self.container.why_ended(started=self._ready.done())
         except EngineFailed as error:
             self.failed, why = error, str(error)
+        except Exception as error:  # whatever it is, the container goes and whoever waits is told
+            self.failed = EngineFailed(f"the Docker engine does not say how the sandbox ended: {error!r}")
+            why = str(self.failed)
         await self.container.remove()
         if not self._ready.done():
             self._ready.set_exception(KernelStartError(why))

@@ -27,7 +27,15 @@ class EngineFailed(KernelError, ConnectionError):
 
 
 class EngineSilent(EngineFailed):
-    """Nothing answers where the engine should be: not started, restarting, or gone."""
+    """Nothing answers where the engine should be: not started, restarting, or gone.
+
+    Attributes:
+        reached: there was a connection, so what was asked for may have been done.
+    """
+
+    def __init__(self, *words: object, reached: bool = False) -> None:
+        super().__init__(*words)
+        self.reached = reached
 
 
 class KernelTimeout(KernelError, TimeoutError):

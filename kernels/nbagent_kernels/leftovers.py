@@ -14,17 +14,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nbagent_kernels.cgroups import is_over
-from nbagent_kernels.container import (
-    MACHINE_LABEL,
-    OWNER_LABEL,
-    RUN_LABEL,
-    SANDBOX_LABEL,
-    client,
-    disconnect,
-    engine_errors,
-    machine,
-    remove_container,
-)
+from nbagent_kernels.container import MACHINE_LABEL, OWNER_LABEL, RUN_LABEL, SANDBOX_LABEL, machine
+from nbagent_kernels.engineclient import client, disconnect, engine_errors, remove_container
 from nbagent_kernels.errors import KernelError
 from nbagent_kernels.removal import remove_tree
 from nbagent_kernels.workspace import orphans
@@ -69,12 +60,11 @@ def containers(run: str | None = None) -> list[Leftover]:
 def clear() -> int:
     """Remove all that ended programs of this machine have left; returns how many things. Raises EngineFailed."""
     left = [one for one in containers() if one.owner == "ended"]
-    for one in left:
-        remove_container(one.id)
+    removed = sum(remove_container(one.id) for one in left)
     folders = orphans()
     for folder in folders:
         remove_tree(folder)
-    return len(left) + len(folders)
+    return removed + len(folders)
 
 
 def clear_in_background() -> None:
@@ -100,9 +90,9 @@ def _clear() -> None:
 def _clear_own(pid: int) -> None:
     if os.getpid() == pid:
         try:
-            for one in containers():
-                if one.pid == pid and one.owner == "alive":
-                    remove_container(one.id)
+            own = [one for one in containers() if one.pid == pid and one.owner == "alive"]
+            if sum(remove_container(one.id) for one in own) < len(own):
+                _log.warning("sandboxes of this program are left; the next program removes them")
         except KernelError as error:
             _log.warning("this program's sandboxes could not be removed: %s", error)
         finally:

@@ -7,7 +7,7 @@ from rich.console import Console
 from nbagent.errors import UsageError
 from nbagent.terminal import plain
 from nbagent_images.engine import engine
-from nbagent_kernels.container import remove_container
+from nbagent_kernels.engineclient import remove_container
 from nbagent_kernels.leftovers import Leftover, containers
 from nbagent_kernels.removal import remove_tree
 from nbagent_kernels.workspace import orphans
@@ -19,8 +19,10 @@ OWNERS = {
 }
 
 
-def clean(run: str | None, everything: bool, dry_run: bool) -> None:
+def clean(run: str | None, everything: bool, dry_run: bool) -> int:
     """Remove containers whose program has ended, and the folders of such programs; print each.
+
+    Returns the exit status: 1 where a container could not be removed.
 
     Args:
         run: only containers of the run of this name, and no folders.
@@ -39,17 +41,21 @@ def clean(run: str | None, everything: bool, dry_run: bool) -> None:
     listed = containers(run)
     gone = [one for one in listed if everything or one.owner == "ended"]
     folders = orphans() if run is None else []
+    kept = 0
     for one in gone:
-        if not dry_run:
-            remove_container(one.id)
-        console.print(plain(f"{said(dry_run)} container {one.id[:12]}{of(one)}, {one.state}: {OWNERS[one.owner]}"))
+        done = dry_run or remove_container(one.id)
+        kept += not done
+        said_of = said(dry_run) if done else "could not remove"
+        console.print(plain(f"{said_of} container {one.id[:12]}{of(one)}, {one.state}: {OWNERS[one.owner]}"))
     for folder in folders:
         if not dry_run:
             remove_tree(folder)
         console.print(plain(f"{said(dry_run)} folder {folder}: {OWNERS['ended']}"))
     for one in (one for one in listed if one not in gone):
         console.print(plain(f"left alone container {one.id[:12]}{of(one)}, {one.state}: {OWNERS[one.owner]}"))
-    console.print(f"{len(gone)} containers and {len(folders)} folders {'would be ' if dry_run else ''}removed")
+    console.print(f"{len(gone) - kept} containers and {len(folders)} folders {'would be ' if dry_run else ''}removed")
+
+    return 1 if kept else 0
 
 
 def said(dry_run: bool) -> str:

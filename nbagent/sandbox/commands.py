@@ -56,11 +56,11 @@ def clean(
 
     The next program that opens a sandbox does so too. What is ours is known by its labels, what is left by its owner:
     a process of this machine that has ended. What another machine or a container started is only removed by --run NAME
-    --all.
+    --all. Status 1 where a container could not be removed.
     """
     from nbagent.sandbox.clean import clean as clear
 
-    clear(run, everything, dry_run)
+    raise typer.Exit(clear(run, everything, dry_run))
 
 
 @app.command()

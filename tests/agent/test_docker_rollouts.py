@@ -25,7 +25,8 @@ from nbagent.rollouts import Rollouts
 from nbagent.runfolder import RunFolder
 from nbagent.sandbox.clean import clean
 from nbagent.tasks import Outcome, Task, Verdict
-from nbagent_kernels.container import RUN_LABEL, WORK, client
+from nbagent_kernels.container import RUN_LABEL, WORK
+from nbagent_kernels.engineclient import client
 from nbagent_kernels.leftovers import containers
 
 SETTINGS = RolloutSettings(

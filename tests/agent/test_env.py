@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import nbformat
 import pytest
 
+from nbagent.actions import Action
 from nbagent.models.base import Completion
 from nbagent.tasks import Outcome, Verdict
-from nbagent_kernels import Limits
+from nbagent_kernels import KernelPool, Limits, SessionSpec
 
 # One loop for the module, and with it one fork server.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -278,6 +281,21 @@ async def test_when_the_time_is_up_one_step_is_left(task, opened):
     async with opened(task, limits={"total_s": 0.0}) as at:
         await at.do("run_cell", code="1")
         assert (at.truncated, at.env.verdict.outcome) == (True, Outcome.NO_ANSWER)
+
+
+async def test_waiting_for_a_kernel_is_not_the_agents_time(task, opened):
+    async with KernelPool(1) as kernels:
+        other = await kernels.acquire(SessionSpec(preload=()))
+        async with opened(task, limits={"total_s": 2.0, "warn_s": 0.0}, kernels=kernels) as at:
+            step = asyncio.create_task(at.do("run_cell", code="1"))
+            await asyncio.sleep(2.5)
+            await other.close()
+            assert await step == "[c1]\n1"
+            assert (at.env.notice, at.truncated) == ("", False)
+            branch = await at.env.branch(lambda kind, **fields: None)
+            await branch.step(Action("run_cell", {"code": "2"}, "2"))
+            assert branch.notice == ""
+            await branch.close()
 
 
 async def test_fenced_needs_no_ids(task, opened):

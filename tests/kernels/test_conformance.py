@@ -13,7 +13,7 @@ import pytest
 from kernel_probes import alive, on_host, text
 from languages import AND_BRANCHES
 
-from nbagent_kernels import PathOutside, Session, SessionClosed, SessionSpec
+from nbagent_kernels import KernelStartError, PathOutside, Session, SessionClosed, SessionSpec
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.parametrize("backend", AND_BRANCHES)]
 
@@ -192,6 +192,12 @@ async def test_the_capsule_is_copied_and_never_written_to(opened, tmp_path):
         ("inside", 4, False),
         ("sub", 0, True),
     ]
+
+
+async def test_a_missing_capsule_is_said_and_not_made(opened, tmp_path):
+    with pytest.raises(KernelStartError, match="nowhere"):
+        await opened(SessionSpec(capsule=tmp_path / "nowhere", preload=()))
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_file_verbs_follow_no_link_out_and_never_block(opened, tmp_path):

@@ -20,7 +20,8 @@ from conftest import container
 from kernel_probes import alive, text
 
 from nbagent_kernels import KernelPool, Limits, Session, SessionSpec, open_session
-from nbagent_kernels.container import OWNER_LABEL, client
+from nbagent_kernels.container import OWNER_LABEL
+from nbagent_kernels.engineclient import client
 from nbagent_kernels.errors import EngineFailed
 from nbagent_kernels.filestream import Frames, receive_tree
 from nbagent_kernels.live import LiveSession

@@ -107,3 +107,11 @@ async def test_pip_installs_wheels_that_are_mounted(tmp_path):
         assert text((await session.execute(code, 120)).outputs).endswith("42 False\n")
     finally:
         await session.close()
+
+
+async def test_any_name_of_a_capsules_folder_will_do(opened, tmp_path):
+    capsule = tmp_path / "a:b, c"
+    capsule.mkdir()
+    (capsule / "a.csv").write_text("a\n")
+    session = await opened(SessionSpec(preload=(), capsule=capsule))
+    assert text((await session.execute("print(open('a.csv').read())")).outputs) == "a\n\n"

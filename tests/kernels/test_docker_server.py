@@ -11,7 +11,8 @@ from kernel_probes import text
 from test_docker import end_server, identity, inside
 
 from nbagent_kernels import SessionSpec, open_session
-from nbagent_kernels.container import OWNER_LABEL, client, labels
+from nbagent_kernels.container import OWNER_LABEL, labels
+from nbagent_kernels.engineclient import client
 from nbagent_kernels.errors import KernelStartError
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.docker]
