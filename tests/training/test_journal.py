@@ -12,6 +12,7 @@ from rich.console import Console
 from nbagent.errors import UsageError
 from nbagent.report.gather import CURVES
 from nbagent.runfolder import RunFolder
+from nbagent_training import dashboard
 from nbagent_training.alarms import ALARMS
 from nbagent_training.dashboard import BRIEF, SHOWN, Dashboard, sparkline
 from nbagent_training.journal import Journal
@@ -233,6 +234,22 @@ def test_on_a_terminal_there_is_a_table_with_small_curves():
     assert "reward" in said.getvalue()
     assert "▁▂▃▄▅▆▇█" in said.getvalue()
     assert "8/8" in said.getvalue()
+
+
+def test_the_time_left_is_told_by_the_steps_between_lines(monkeypatch):
+    """A line may stand for many steps, and a phase that is resumed begins at any."""
+    now = [100.0]
+    monkeypatch.setattr(dashboard.time, "monotonic", lambda: now[0])
+    said = io.StringIO()
+    with Dashboard(Console(file=said, width=200), "warm start", 1300) as board:
+        now[0] += 200
+        board.show([{"step": 300}], [])
+        now[0] += 20
+        board.show([{"step": 300}, {"step": 320}], [])
+        now[0] += 60
+        board.show([{"step": 300}, {"step": 380}], [])
+    assert "warm start 300/1300, 3:20 gone\n" in said.getvalue()
+    assert "warm start 380/1300, 4:40 gone, about 15:20 left" in said.getvalue()
 
 
 def test_sparklines_of_nothing_new_and_of_much():

@@ -40,7 +40,8 @@ class Dashboard:
         self._console, self._name, self._total = console, name, total
         self._live: Live | None = None
         self._began = self._said = time.monotonic()
-        self._first = -1
+        self._first: tuple[int, float] | None = None
+        """Step and moment of the first line."""
         self._unsaid: Mapping[str, Any] = {}
 
     def __enter__(self) -> Dashboard:
@@ -67,8 +68,8 @@ class Dashboard:
     def show(self, lines: Sequence[Mapping[str, Any]], alarms: Sequence[str]) -> None:
         """Show the newest of a phase's lines, and say what alarms began with it."""
         step = int(lines[-1]["step"])
-        if self._first < 0:
-            self._first = step - 1
+        if self._first is None:
+            self._first = step, time.monotonic()
         for words in alarms:
             self._console.print(f"ALARM at {self._name} {step}: {words}", style="bold yellow", markup=False)
         if self._live is not None:
@@ -85,8 +86,13 @@ class Dashboard:
 
     def _progress(self, step: int) -> str:
         took = time.monotonic() - self._began
-        left = took / max(1, step - self._first) * (self._total - step)
-        return f"{self._name} {step}/{self._total}, {_clock(took)} gone, about {_clock(left)} left"
+        said = f"{self._name} {step}/{self._total}, {_clock(took)} gone"
+        # From the first line on: where a phase that is resumed began, and how many steps a line stands for, is not known.
+        first, since = self._first or (step, self._began)
+        if step == first:
+            return said
+        left = (time.monotonic() - since) / (step - first) * (self._total - step)
+        return f"{said}, about {_clock(left)} left"
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> Table:
