@@ -163,7 +163,7 @@ def score(arm: Arm, tasks: Sequence[Task], folder: Path, run: RunFolder, rollout
     )
     made = run_score(
         tasks,
-        HFModel(model, tokenizer, str(folder), sampling_dtype=torch.bfloat16),
+        HFModel(model, tokenizer, str(folder), sampling_dtype=torch.bfloat16 if has_bfloat16() else None),
         settings,
         run,
         name=arm.name,

@@ -131,7 +131,9 @@ class Run:
         self.store = RunFolder.create(self.folder, "")
         weights, tokenizer = load(Path(self.options.warm) / "checkpoints" / "warm")
         use_own_attention(weights)
-        self.model = CountingModel(weights, tokenizer, "grpo", sampling_dtype=torch.bfloat16, lockstep=True)
+        self.model = CountingModel(
+            weights, tokenizer, "grpo", sampling_dtype=torch.bfloat16 if has_bfloat16() else None, lockstep=True
+        )
         own = self.agent.rollouts(grpo.temperature, self.result.seed)
         curriculum = Curriculum(
             self.folder / "practice.json", self.train, seed=self.result.seed, group_size=grpo.group_size

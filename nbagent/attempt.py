@@ -108,7 +108,7 @@ class Attempt:
         env, recorder = self.env, self.recorder
         step, notice = env.steps_taken, env.notice
         prompt = self.prompts.build(seen, tools)
-        state = state_key(env.notebook, recorder.digests)
+        state = state_key(env.notebook, recorder.digests, recorder.kernel)
         began = time.monotonic()
         if self.branches is not None:
             self.branches.called()

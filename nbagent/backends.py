@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nbagent.errors import UsageError
 from nbagent_images import ImageError, ImageMissing, profile, require
+from nbagent_images.engine import is_local
 from nbagent_kernels import BACKENDS, Limits
 from nbagent_kernels.confinement import gaps
 from nbagent_kernels.types import ContainerSettings
@@ -18,6 +19,13 @@ WHEELS = "NBAGENT_WHEELS"
 """Environment variable: a folder of wheels from which `pip install` in a container takes packages."""
 SETTINGS = ("memory", "cpus", "work")
 """What may follow a backend's name; all but the first are a container's."""
+LEAST = {"memory": 0.25, "cpus": 0.01, "work": 0.001}
+"""Least values, in GiB and processors. Kernels of Python and R start with a memory of 0.25, R's with no half of that.
+With 0.01 processors they need 50 s of the 60 that they have. What rounds to 0 would have no bound at all."""
+LEAST_LOCAL = 0.75
+"""GiB of memory for the backend local, whose new interpreters cannot map all that they load in 0.5."""
+MOST = float(1 << 20)
+"""GiB, or processors of an engine elsewhere; far more is no number to any engine."""
 IMAGES = {"python": ("python", "full"), "r": ("full", "r")}
 """Language -> images that have its kernel, the first one there is taken."""
 
@@ -55,7 +63,7 @@ class Place:
     @classmethod
     @functools.cache
     def of(cls, backend: str) -> Place:
-        """What a text says. Raises UsageError."""
+        """What a text says. Raises UsageError, also for what no kernel starts with or the engine would refuse."""
         where, *settings = backend.split(",")
         name, colon, image = where.partition(":")
         if name not in BACKENDS or (colon and (name != "docker" or not image)):
@@ -76,7 +84,19 @@ class Place:
                     f"--backend {backend}: {setting} says nothing to {name}; it takes numbers for "
                     f"{', '.join(known)}, such as {name},{known[-1]}=2"
                 )
+            least, most, unit = bounds(name, key)
+            if not least <= numbers[key] <= most:
+                raise UsageError(f"--backend {backend}: {setting} is not within {least:g} to {most:.7g} {unit}")
         return cls(name, image, **numbers)
+
+
+def bounds(name: str, setting: str) -> tuple[float, float, str]:
+    """Least and largest value of a backend's setting, and their unit in words."""
+    if setting != "cpus":
+        return LEAST_LOCAL if (name, setting) == ("local", "memory") else LEAST[setting], MOST, "GiB"
+    if is_local():
+        return LEAST[setting], float(os.cpu_count() or 1), "processors, as many as this machine has"
+    return LEAST[setting], MOST, "processors"
 
 
 def choose_backend(named: str | None, what: str, ours: bool, language: str = "python", used: bool = True) -> str:

@@ -32,7 +32,8 @@ class BranchRules:
     """Most attempts that may come of a root, itself among them."""
     calls: int
     """Most model calls of them together: nothing is branched where all attempts, run to their last step, could make
-    more. Memories are counted when they are written, not ahead."""
+    more. Memories, and looks under `entropy`, are counted when they are made, not ahead. The first step is looked at
+    also where these do not suffice to branch there: later looks are held against it."""
     probability: float = 0.5
     """Of branching before a step."""
     entropy_weight: float = 0.5
@@ -103,6 +104,9 @@ class Branches:
         self._attempts: list[Branchable] = []
         self._running: list[asyncio.Task[Trajectory]] = []
         self._first_entropy: float | None = None
+        # What branchings under way will take, should they succeed.
+        self._held_attempts = 0
+        self._held_calls = 0
 
     def begin(self, root: Branchable) -> None:
         """The root begins, or begins anew."""
@@ -118,25 +122,38 @@ class Branches:
         Raises:
             StorageError: a branch's log cannot be written.
         """
-        rules, step = self.rules, attempt.step
-        new = min(rules.alternatives - 1, rules.attempts - len(self._attempts))
+        rules = self.rules
+        new = min(rules.alternatives - 1, rules.attempts - len(self._attempts) - self._held_attempts)
         if new < 1 or attempt.branchings >= rules.per_lineage:
             return
-        ahead = sum(other.calls_left for other in self._attempts) + new * attempt.calls_left
-        if self.counts["model_calls"] + ahead + (rules.where == "entropy") > rules.calls:
+        look = rules.where == "entropy"
+        alone = self.counts["model_calls"] + sum(other.calls_left for other in self._attempts) + self._held_calls + look
+        more = new * attempt.calls_left
+        if alone + more > rules.calls:
+            if look and self._first_entropy is None and alone <= rules.calls:
+                await self._look(attempt)
             return
-        if rules.where != "every" and attempt.chance("branch") >= await self._probability(attempt):
-            return
+        # Before anything is awaited: siblings that come here meanwhile must not take the same places.
+        self._held_attempts += new
+        self._held_calls += more
+        try:
+            if rules.where == "every" or attempt.chance("branch") < await self._probability(attempt):
+                await self._branch(attempt, new)
+        finally:
+            self._held_attempts -= new
+            self._held_calls -= more
+
+    async def _branch(self, attempt: Branchable, new: int) -> None:
         made: list[Branchable] = []
         try:
             for number in range(new):
-                made.append(await attempt.branch(f"{attempt.rollout_id}+{step}.{number}"))
+                made.append(await attempt.branch(f"{attempt.rollout_id}+{attempt.step}.{number}"))
         except StorageError:
             await _abandon(made)
             raise
         except (KernelError, OSError) as error:
             self.counts["branches_refused"] += 1
-            _log.info("%s: not branched before step %d: %s", attempt.rollout_id, step, error)
+            _log.info("%s: not branched before step %d: %s", attempt.rollout_id, attempt.step, error)
             await _abandon(made)
             return
         except BaseException:
@@ -164,14 +181,21 @@ class Branches:
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _probability(self, attempt: Branchable) -> float:
-        if self.rules.where == "random":
-            return self.rules.probability
+        rules = self.rules
+        if rules.where == "random":
+            return rules.probability
+        entropy = await self._look(attempt)
+        assert self._first_entropy is not None
+        return rules.probability + rules.entropy_weight * (entropy - self._first_entropy)
+
+    async def _look(self, attempt: Branchable) -> float:
+        """The first look is what later ones are held against."""
         self.counts["looks"] += 1
         self.called()
         entropy = await attempt.entropy()
         if self._first_entropy is None:
             self._first_entropy = entropy
-        return self.rules.probability + self.rules.entropy_weight * (entropy - self._first_entropy)
+        return entropy
 
 
 async def _abandon(made: Sequence[Branchable]) -> None:

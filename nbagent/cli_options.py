@@ -48,7 +48,11 @@ Greedy = Annotated[bool, typer.Option("--greedy", help="Take the likeliest token
 Temperature = Annotated[
     float, typer.Option("--temperature", "-t", min=0, help="Temperature; 0 is greedy.", rich_help_panel=SAMPLING)
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of all sampling noise.", rich_help_panel=SAMPLING)]
+Seed = Annotated[
+    int,
+    # As recipes of training take it, so that what was scored can be trained on.
+    typer.Option("--seed", min=0, max=(1 << 31) - 1, help="Seed of all sampling noise.", rich_help_panel=SAMPLING),
+]
 MaxNewTokens = Annotated[
     int | None,
     typer.Option("--max-new-tokens", min=1, help="Tokens per model call; default: 1024.", rich_help_panel=AGENT),

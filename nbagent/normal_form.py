@@ -69,13 +69,34 @@ def digest(outputs: Iterable[Mapping[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(normal, sort_keys=True).encode("ascii")).hexdigest() if normal else ""
 
 
-def state_key(notebook: Mapping[str, Any], digests: Mapping[str, str]) -> str:
-    """Hash of the normalised notebook state: cell types, sources and outputs in order; ids and counts aside.
+def ran(before: str, execution: Mapping[str, Any], outputs: str) -> str:
+    """Hash of what ran in a kernel since it was last started: each cell's source and how it ended, in order.
 
-    `digests` maps a cell's id to the digest of its outputs, so that long outputs are hashed once, when they arrive,
-    and not at every step.
+    Args:
+        before: the hash before this cell; '' for a kernel in which none ran.
+        execution: the cell's `execution` event.
+        outputs: digest of its outputs, in which what is random in a cell most often shows.
     """
-    state = hashlib.sha256()
+    ended = json.dumps([before, execution["source"], execution["status"], outputs])
+    return hashlib.sha256(ended.encode("ascii")).hexdigest()
+
+
+def state_key(notebook: Mapping[str, Any], digests: Mapping[str, str], kernel: str = "") -> str:
+    """Hash of the normalised state: cell types, sources and outputs in order, ids and counts aside; and the kernel.
+
+    Two notebooks may look alike while one kernel has all variables and the other, started anew, has none. Variables
+    cannot be compared cheaply, so what ran stands for them (`ran`): kernels in which the same cells ran in the same
+    order and gave the same outputs are held to be alike. This parts some states that are alike, such as after a cell
+    that changed nothing. Not covered: files that cells wrote, which a restart leaves, and what differs in variables and
+    shows in no output.
+
+    Args:
+        notebook: nbformat v4.
+        digests: by cell id, the digest of its outputs, so that long outputs are hashed once, when they arrive, and not
+            at every step.
+        kernel: what ran in the kernel, see `ran`; '' for one in which nothing did.
+    """
+    state = hashlib.sha256(kernel.encode("ascii"))
     for cell in notebook["cells"]:
         shown = digests.get(cell["id"], "") if cell.get("outputs") else ""
         # The parts are told apart by their lengths: joined bare, ("ab", "c") and ("a", "bc") would collide.

@@ -239,6 +239,34 @@ class RunFolder:
             return None
         return self.load(rollout)
 
+    def set_aside(self, root: str) -> int:
+        """Move a rollout that has branches, and these, to `stale/torn-N`, where they can still be read.
+
+        Returns:
+            How many logs were moved; 0 where it has no branches.
+
+        Raises:
+            StorageError: the run folder cannot be written.
+        """
+        logs = sorted(self.rollouts.glob(f"{root}+*.jsonl"))
+        if not logs:
+            return 0
+        if (own := self.rollout_path(root)).exists():
+            # First: of a tree that a kill leaves half moved, what is left must not pass for a whole one.
+            logs.insert(0, own)
+        stale = self.path / "stale"
+        newest = max((int(path.name[5:]) for path in stale.glob("torn-*") if path.name[5:].isdigit()), default=0)
+        # Its other half may lie there; what has the same names is an earlier tree.
+        taken = any((stale / f"torn-{newest}" / path.name).exists() for path in logs)
+        folder = stale / f"torn-{newest + taken}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in logs:
+                path.rename(folder / path.name)
+        except OSError as error:
+            storage_failed(folder, error)
+        return len(logs)
+
     def log_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl and make it durable. Raises StorageError."""
         line = json.dumps(dict(metrics)) + "\n"

@@ -37,7 +37,7 @@ class StepSample:
     version: int = 0
     """Version of the weights that sampled it."""
     state_key: str = ""
-    """Hash of the normalised notebook state the call saw."""
+    """Hash of the normalised state that the call saw, of notebook and kernel; in older logs of the notebook alone."""
     origin: str = ""
     """Rollout that made the call: of a branch, for the calls before it began, the one that it comes from; '' means
     `rollout_id`."""

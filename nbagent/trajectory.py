@@ -21,7 +21,7 @@ from nbagent.blobs import Blobs, storage_failed
 from nbagent.errors import StorageError
 from nbagent.eventlog import Event, before, last_attempt
 from nbagent.models.base import Completion, Prompt
-from nbagent.normal_form import digest
+from nbagent.normal_form import digest, ran
 from nbagent.tasks import Outcome
 from nbagent_context.types import Elision
 
@@ -65,6 +65,7 @@ class Recorder:
 
     Attributes:
         digests: by cell, the digest of its latest outputs (see `nbagent.normal_form.state_key`).
+        kernel: hash of what ran in the kernel since its last start (see `nbagent.normal_form.ran`).
         failure: the StorageError that ended the recording; callers in between may have changed its form.
 
     Raises:
@@ -76,6 +77,7 @@ class Recorder:
         self.path = path
         self.events: list[Event] = []
         self.digests: dict[str, str] = {}
+        self.kernel = ""
         self.failure: StorageError | None = None
         self._keep = keep or path is None
         self._began = time.monotonic()
@@ -100,7 +102,7 @@ class Recorder:
             step: number of that step.
         """
         other = Recorder(self.blobs, path, self._keep)
-        other.digests = dict(self.digests)
+        other.digests, other.kernel = dict(self.digests), self.kernel
         other._began, other._ids, other._messages = self._began, self._ids, self._messages
         other._shared = before([*self._shared, *self.events[1:]], rollout, step)
         return other
@@ -120,8 +122,12 @@ class Recorder:
 
     def _record(self, kind: str, fields: dict[str, Any]) -> None:
         if kind == "execution":
-            self.digests[fields["cell"]] = digest(fields["outputs"])
+            self.digests[fields["cell"]] = shown = digest(fields["outputs"])
+            self.kernel = ran(self.kernel, fields, shown)
             fields["outputs"] = self.blobs.put(fields["outputs"])
+        elif kind == "kernel":
+            # Asked for, or lost with all variables: what comes next is fresh.
+            self.kernel = ""
         event = {"v": VERSION, "t": round(self.seconds, 6), "kind": kind, **fields}
         if self._keep:
             self.events.append(event)

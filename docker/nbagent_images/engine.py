@@ -14,6 +14,16 @@ UNIX = "unix://"
 DEFAULT_HOST = f"{UNIX}/var/run/docker.sock"
 
 
+def host() -> str:
+    """The address of the engine."""
+    return os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+
+
+def is_local() -> bool:
+    """Whether the engine is one of this machine."""
+    return host().startswith(UNIX)
+
+
 @contextmanager
 def engine(timeout_s: float = 60) -> Iterator[Any]:
     """A docker.DockerClient of the engine that DOCKER_HOST names, or of the local one, closed at the end.
@@ -31,7 +41,7 @@ def engine(timeout_s: float = 60) -> Iterator[Any]:
 
     from docker import from_env
 
-    where = os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+    where = host()
     try:
         _knock(where)
         client = from_env(timeout=timeout_s)

@@ -104,23 +104,37 @@ def oom_kills() -> int:
 
 
 def started(pid: int) -> str:
-    """When a process started, in clock ticks since boot; empty where there is none."""
+    """When a process started, in clock ticks since boot; empty where there is none, or none to be seen."""
     return _state(pid)[1]
 
 
 def is_over(name: str) -> bool:
-    """Whether a folder named by a process, `PID-STARTED`, is one's that has ended, waited for by its parent or not."""
+    """Whether a folder named by a process, `PID-STARTED`, is one's that has ended, waited for by its parent or not.
+
+    One that cannot be looked at, as others' are where /proc is mounted with hidepid, counts as living.
+    """
     pid, _, start = name.partition("-")
     if not pid.isdigit():
         return False
     state, began = _state(int(pid))
-    return began != start or state in ENDED
+    return (began != start or state in ENDED) if began else not _exists(int(pid))
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is such a process, which other users' are too; the system says it whatever /proc shows."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _state(pid: int) -> tuple[str, str]:
-    """A process's state and start (proc_pid_stat(5), fields 3 and 22); empty where there is none."""
+    """A process's state and start (proc_pid_stat(5), fields 3 and 22); empty where none is there or can be seen."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return "", ""
     return fields[0], fields[19]

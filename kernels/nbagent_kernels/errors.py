@@ -33,8 +33,8 @@ class EngineSilent(EngineFailed):
         reached: there was a connection, so what was asked for may have been done.
     """
 
-    def __init__(self, *words: object, reached: bool = False) -> None:
-        super().__init__(*words)
+    def __init__(self, message: str, *, reached: bool = False) -> None:
+        super().__init__(message)
         self.reached = reached
 
 

@@ -53,7 +53,10 @@ class Attack:
     given: Callable[[Facts], tuple[object, ...]] = lambda _: ()
     """The attempt's arguments."""
     known: str = ""
-    """Why it is known to get through on some systems, as docker/README.md has it; that is shown, and is no failure."""
+    """Why it is known to get through where control groups are of version 1, as docker/README.md has it; that is shown,
+    and is no failure."""
+    known_as: str = ""
+    """What it says where it gets through in that way, a regular expression; anything else is a failure."""
 
     @property
     def tries(self) -> str:
@@ -111,6 +114,7 @@ ATTACKS: tuple[Attack, ...] = (
         "counted",
         lambda _: (64 << 20,),
         known="control groups of version 1 do not count it",
+        known_as=r"through: \d+ bytes are held, of which \d+ count as the sandbox's memory",
     ),
     *(
         Attack(f"fill {where}", "ending", _floods.fill, "stopped at a bound", lambda _, at=at: (at, _TWICE))  # type: ignore[misc]

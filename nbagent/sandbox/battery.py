@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import re
 import secrets
 import tempfile
 import time
@@ -14,6 +16,7 @@ from pathlib import Path
 from nbagent.sandbox.attacks import ATTACKS, LIMITS, Attack, Facts
 from nbagent.sandbox.watch import Ground, printed, watch
 from nbagent_images import Image, profile
+from nbagent_images.engine import engine
 from nbagent_kernels import Session, SessionSpec, open_session
 from nbagent_kernels.errors import KernelError
 from nbagent_kernels.types import ContainerSettings
@@ -23,6 +26,8 @@ ANSWER_S = 30.0
 """For either sandbox to answer after an attack."""
 CANARY = "nbagent-canary-"
 HELD = "held: "
+OLDER = "1"
+"""Version of control groups under which some attacks are known to get through."""
 BESIDE = (
     "import os, subprocess, sys\n"
     "kept = {secret!r}\n"
@@ -44,11 +49,13 @@ class Observed:
     """What was seen."""
     seconds: float
     """How long it took."""
+    known: bool = False
+    """True where it got through in the way that it is known to, and in no other."""
 
     @property
     def open(self) -> bool:
         """Whether it shows a hole that is not known."""
-        return not (self.held or self.attack.known)
+        return not (self.held or self.known)
 
 
 def spec_of(image: Image, run: str) -> SessionSpec:
@@ -69,6 +76,7 @@ async def battery(
 
     Raises:
         KernelStartError: no sandbox came up, or the spec names no container.
+        ImageError: the engine does not answer.
     """
     with host() as (folder, facts):
         capsule = folder / "capsule"
@@ -77,24 +85,41 @@ async def battery(
         spec = replace(spec, capsule=capsule, limits=LIMITS, preload=())
         async with sandboxes(spec, facts) as (session, beside):
             ground = Ground(session, capsule, facts, lambda: open_session(spec, BACKEND))
+            groups = await asyncio.to_thread(group_version)
             observed = []
             for attack in attacks:
-                observed.append(await attacked(attack, ground, beside))
+                observed.append(await attacked(attack, ground, beside, groups))
                 told(observed[-1])
             return observed
 
 
-async def attacked(attack: Attack, ground: Ground, beside: Session) -> Observed:
-    """Run one attack, then have both sandboxes answer."""
+def group_version() -> str:
+    """Version of the control groups that the engine bounds its containers by; '' where it does not say.
+
+    Raises:
+        ImageError: it does not answer.
+    """
+    with engine() as client:
+        return str(client.info().get("CgroupVersion", ""))
+
+
+def is_known(attack: Attack, text: str, groups: str) -> bool:
+    """Whether what was seen of an attack is what it is known to do under control groups of this version."""
+    return bool(attack.known_as) and groups == OLDER and re.fullmatch(attack.known_as, text) is not None
+
+
+async def attacked(attack: Attack, ground: Ground, beside: Session, groups: str) -> Observed:
+    """Run one attack, then have both sandboxes answer; `groups` is the version of control groups."""
     begun = time.monotonic()
     try:
         text = await watch(attack, ground)
-        if text.startswith(HELD):
+        if text.startswith(HELD) or is_known(attack, text, groups):
             text = await answers(ground.session) or await untouched(beside, ground.facts) or text
     except (KernelError, OSError, TimeoutError) as error:
         text = f"{type(error).__name__}: {error}"
     held = text.startswith(HELD)
-    return Observed(attack, held, text.removeprefix(HELD), time.monotonic() - begun)
+    seconds = time.monotonic() - begun
+    return Observed(attack, held, text.removeprefix(HELD), seconds, is_known(attack, text, groups))
 
 
 async def answers(session: Session) -> str:

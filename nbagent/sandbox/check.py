@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -41,15 +42,19 @@ async def report(image: Image, runtime: str | None = None) -> int:
                 status.update(f"{len(done) + 1}/{len(ATTACKS)} {attack.name}: {attack.tries}")
 
         observed = await battery(spec, told=told)
+    failed, words = verdict(observed)
+    console.print(f"\n{words}", style="bold red" if failed else "bold green")
+    return failed
+
+
+def verdict(observed: Sequence[Observed]) -> tuple[int, str]:
+    """The exit status, 1 if anything got through but what is known to, and the last line."""
     through = [one.attack.name for one in observed if one.open]
+    known = [one.attack.name for one in observed if one.known]
+    words = f"{len(through)} got through: {', '.join(through)}" if through else "every attack was held"
+    words += f"; known to get through: {', '.join(known)}" if known else ""
     seconds = sum(one.seconds for one in observed)
-    known = [one.attack.name for one in observed if not (one.held or one.open)]
-    verdict = f"{len(through)} got through: {', '.join(through)}" if through else "every attack was held"
-    verdict += f"; known to get through: {', '.join(known)}" if known else ""
-    console.print(
-        f"\n{verdict} ({len(observed)} attacks, {seconds:.0f} s)", style="bold red" if through else "bold green"
-    )
-    return 1 if through else 0
+    return int(bool(through)), f"{words} ({len(observed)} attacks, {seconds:.0f} s)"
 
 
 def line(one: Observed) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -13,9 +14,9 @@ from nbagent_kernels import Limits
 
 
 def test_what_a_session_may_use_follows_the_name():
-    place = backends.Place.of("docker:mine:2,memory=8,cpus=2,work=1.5")
-    assert (place.name, place.image, place.memory, place.cpus, place.work) == ("docker", "mine:2", 8.0, 2.0, 1.5)
-    assert backends.kernels_of("docker,cpus=2") == "docker"
+    place = backends.Place.of("docker:mine:2,memory=8,cpus=0.5,work=1.5")
+    assert (place.name, place.image, place.memory, place.cpus, place.work) == ("docker", "mine:2", 8.0, 0.5, 1.5)
+    assert backends.kernels_of("docker,cpus=1") == "docker"
     assert backends.limits_of("fork,memory=0.5").memory_bytes == 1 << 29
     assert backends.limits_of("docker", Limits(memory_bytes=7)).memory_bytes == 7
     assert Agent(backend="docker:mine,memory=8").backend == "docker:mine,memory=8"
@@ -36,6 +37,35 @@ def test_what_a_session_may_use_follows_the_name():
 def test_what_says_nothing_is_refused(named, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         backends.choose_backend(named, "x", ours=True, used=False)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("docker,cpus=1e6", "--backend docker,cpus=1e6: cpus=1e6 is not within 0.01 to "),
+        ("docker,cpus=1e-10", "cpus=1e-10 is not within 0.01 to "),
+        ("docker,memory=0.004", "memory=0.004 is not within 0.25 to 1048576 GiB"),
+        ("docker,memory=1e10", "memory=1e10 is not within 0.25 to 1048576 GiB"),
+        ("docker,work=1e-10", "work=1e-10 is not within 0.001 to 1048576 GiB"),
+        ("fork,memory=0.1", "memory=0.1 is not within 0.25 to 1048576 GiB"),
+        ("local,memory=0.5", "memory=0.5 is not within 0.75 to 1048576 GiB"),
+    ],
+)
+def test_what_no_kernel_starts_with_or_an_engine_refuses_is_found_when_it_is_read(named, message):
+    with pytest.raises(UsageError, match=re.escape(message)) as error:
+        backends.choose_backend(named, "x", ours=True, used=False)
+    assert "\n" not in str(error.value)
+
+
+def test_an_engine_of_this_machine_has_its_processors_and_another_may_have_more(monkeypatch):
+    number = os.cpu_count()
+    assert backends.Place.of(f"docker,cpus={number}").cpus == number
+    with pytest.raises(UsageError, match=f"to {number} processors, as many as this machine has"):
+        backends.Place.of(f"docker,cpus={number + 1}")
+    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2376")
+    backends.Place.of.cache_clear()
+    assert backends.Place.of(f"docker,cpus={number + 1}").cpus == number + 1
+    backends.Place.of.cache_clear()
 
 
 def test_where_no_session_is_opened_nobody_asks_for_an_engine(tmp_path, monkeypatch):

@@ -197,6 +197,53 @@ def test_entropy_raises_the_chance_and_looks_are_thrown_away(rollouts, task, mon
     assert len(samples(made[0])) == 4
 
 
+def restless(text):
+    """Uses up all its steps."""
+    return LOAD
+
+
+@pytest.mark.parametrize(("calls", "branched_before", "looks"), [(36, 0, 1), (24, 1, 2), (11, 5, 2)])
+def test_looks_begin_at_the_first_step_with_few_calls_too(rollouts, task, calls, branched_before, looks):
+    """11 are the least that a recipe may give (Branch.check_calls): 5 before the last step, 4 there, and 2 looks."""
+    looked = []
+
+    class Looked(ScriptedModel):
+        async def sample(self, prompt, params):
+            if params.max_new_tokens == LOOK_TOKENS:
+                looked.append(len(self.calls) - len(looked))
+            return await super().sample(prompt, params)
+
+    rules = BranchRules("entropy", 4, attempts=4, calls=calls, probability=1.0)
+    made, branches, model = branched(rollouts, task, None, None, rules, model=Looked(restless, ByteTokenizer()))
+    assert [t.rollout_id for t in made] == ["r", *(f"r+{branched_before}.{number}" for number in range(3))]
+    assert (looked[0], branches.counts["looks"]) == (0, looks)
+    assert len(model.calls) == branches.counts["model_calls"] <= calls
+
+
+@pytest.mark.parametrize(("alternatives", "attempts", "calls"), [(3, 8, 48), (4, 8, 48), (4, 16, 60), (2, 5, 30)])
+@pytest.mark.parametrize("where", ["every", "entropy"])
+def test_siblings_that_branch_at_once_share_what_is_left(rollouts, task, where, alternatives, attempts, calls):
+    rules = BranchRules(where, alternatives, attempts, calls, probability=1.0, per_lineage=2)
+    made, branches, model = branched(rollouts, task, None, restless, rules)
+    assert alternatives < len(made) <= attempts
+    assert len(model.calls) == branches.counts["model_calls"] <= calls
+
+
+def test_what_a_refused_branching_would_have_taken_is_free_again(rollouts, task, monkeypatch):
+    branch, asked = LiveSession.branch, []
+
+    async def once_refused(self, *more, **how):
+        asked.append(self)
+        if len(asked) <= 2:
+            raise CannotBranch("no")
+        return await branch(self, *more, **how)
+
+    monkeypatch.setattr(LiveSession, "branch", once_refused)
+    made, branches, _ = branched(rollouts, task, None, restless, replace(EVERY, calls=18))
+    assert [t.rollout_id for t in made] == ["r", "r+1.0", "r+1.1"]
+    assert branches.counts["branches_refused"] == 1
+
+
 def test_a_kernel_that_cannot_be_forked_is_made_again_by_its_cells(rollouts, task, monkeypatch):
     code = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
     thread = call("run_cell", code=code + "x = [1]\nopen('mine.txt', 'w').write('a')")
@@ -245,8 +292,10 @@ def test_a_branch_without_its_parents_log_says_so(rollouts, task, tmp_path, monk
     assert "comes from cannot be read" in str(problems(run.rollout_path("r+1.0"))[0])
 
 
-def test_a_root_that_begins_again_takes_its_old_branches_away(rollouts, task, tmp_path, monkeypatch):
+def test_a_root_that_begins_again_sets_its_old_branches_aside(rollouts, task, tmp_path, monkeypatch):
     run = RunFolder.create(tmp_path / "run", "seed = 0\n")
     branched(rollouts, task, run, Alternatives(), RANDOM, monkeypatch)
+    logs = {path.name: path.read_bytes() for path in run.rollouts.iterdir()}
     branched(rollouts, task, run, Alternatives(), RANDOM, monkeypatch, at=2)
     assert run.rollout_ids() == ["r", "r+2.0", "r+2.1"]
+    assert {path.name: path.read_bytes() for path in (run.path / "stale" / "torn-0").iterdir()} == logs

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -75,6 +77,24 @@ def test_what_a_container_may_use_is_the_users(backend, tmp_path):
     said = nbformat.read(out, 4).cells[0].outputs[0].text.split()
     assert said[0] == "256"
     assert said[1:] in ([], [str(3 << 29)])
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("backend", ["docker,memory=0.25,cpus=0.1,work=0.001"], indirect=True)
+def test_a_kernel_starts_with_the_least_that_may_be_set(backend, tmp_path):
+    out = tmp_path / "b.ipynb"
+    result = RUN.invoke(app, ["exec", notebook(tmp_path / "a.ipynb", "6*7"), "--out", str(out), "--backend", backend])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("setting", ["cpus=100000", "cpus=1e-10", "memory=0.004", "work=1e-10"])
+def test_a_setting_that_no_engine_takes_is_one_line(setting, tmp_path):
+    words = [notebook(tmp_path / "a.ipynb", "1"), "--out", str(tmp_path / "b.ipynb"), "--backend", f"docker,{setting}"]
+    command = [sys.executable, "-m", "nbagent.cli", "exec", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"nbagent: --backend docker,{setting}: {setting} is not within ")
+    assert done.stderr.count("\n") == 1, done.stderr
 
 
 @pytest.mark.docker

@@ -6,7 +6,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from nbagent.errors import UsageError
 from nbagent.execute_notebook import difference, exec_notebook, language_of
-from nbagent.normal_form import digest, normal_text, state_key
+from nbagent.normal_form import digest, normal_text, ran, state_key
 
 
 def notebook(*sources, **metadata):
@@ -138,3 +138,12 @@ def test_the_key_of_a_notebooks_state_leaves_ids_and_counts_out():
     assert state_key(first, digests) != state_key(second, digests)
     second.cells[0].outputs = stream("1")
     assert state_key(first, digests) == state_key(second, digests)
+
+
+def test_the_key_of_a_state_knows_what_ran_since_the_kernels_last_start():
+    first = notebook("x = 1", "x = 2")
+    one, two = ({"source": f"x = {n}", "status": "ok"} for n in (1, 2))
+    orders = [ran(ran("", *a), *b) for a, b in (((one, ""), (two, "")), ((two, ""), (one, "")), ((one, ""), (one, "")))]
+    keys = {state_key(first, {}, kernel) for kernel in ["", ran("", one, ""), *orders]}
+    assert len(keys) == 5
+    assert ran("", one, "") != ran("", {**one, "status": "timeout"}, "") != ran("", one, digest(stream("1")))

@@ -47,12 +47,16 @@ def task(tmp_path):
     return Task("t-1", "What is the sum of n?", capsule, Equals("42"), family="sums", seed=3)
 
 
+def act(name, **args):
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': args})}\n</tool_call>"
+
+
 def run_cell(code):
-    return f"<tool_call>\n{json.dumps({'name': 'run_cell', 'arguments': {'code': code}})}\n</tool_call>"
+    return act("run_cell", code=code)
 
 
 def submit(answer):
-    return f"<tool_call>\n{json.dumps({'name': 'submit_answer', 'arguments': {'answer': answer}})}\n</tool_call>"
+    return act("submit_answer", answer=answer)
 
 
 SUM = run_cell("import csv\nprint(sum(int(row['n']) for row in csv.DictReader(open('counts.csv'))))")
@@ -107,6 +111,25 @@ def test_the_same_state_has_the_same_key_whatever_came_before(rollouts, task):
     keys = [[call.event["state_key"] for call in made.calls()] for made in (first, second)]
     assert keys[0] == [keys[1][0], keys[1][2]]
     assert keys[1][0] == keys[1][1]
+
+
+def test_states_whose_kernels_differ_have_different_keys_though_their_notebooks_are_the_same(rollouts, task):
+    die = "import os\nos._exit(1)"
+
+    def key(*actions):
+        """What the call after these actions saw."""
+        made = rollouts.call(roll(task, "r", ScriptedModel([*actions, submit("1")]), SETTINGS))
+        assert made.n_steps == len(actions) + 1
+        return [call.event["state_key"] for call in made.calls()][-1]
+
+    live = key(run_cell("x = 1"), act("insert_cell", source=die))
+    gone = key(run_cell("x = 1"), act("insert_cell", source=die), act("restart_kernel"))
+    assert live != gone
+    lost = key(run_cell("x = 1"), run_cell(die))
+    assert lost == gone, "lost variables are as gone as those of a kernel that was restarted"
+    anew = act("restart_kernel"), act("run_cell", code="x = 1", cell="c1")
+    again = key(run_cell("x = 1"), act("insert_cell", source=die), *anew)
+    assert again == live, "what ran before the restart is gone"
 
 
 def test_running_out_of_steps_is_the_agents_and_ungraded_is_nobodys(rollouts, task):

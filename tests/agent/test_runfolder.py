@@ -176,3 +176,32 @@ def test_task_sets_are_noted_once_and_found_again_from_any_folder(tmp_path, monk
             "cache": "tasks/train",
         }
     ]
+
+
+def test_a_tree_is_set_aside_whole_and_apart_from_earlier_ones(tmp_path):
+    run = RunFolder.create(tmp_path / "a", "")
+    stale = run.path / "stale"
+
+    def begin(*names):
+        for name in names:
+            run.rollout_path(name).write_text(name)
+
+    def there():
+        return sorted(f"{path.parent.name}/{path.stem}" for path in stale.glob("*/*"))
+
+    begin("r", "s", "s+0.0")
+    # One without branches is begun again in its own log.
+    assert run.set_aside("r") == 0
+    begin("r+0.0", "r+0.1")
+    assert run.set_aside("r") == 3
+    assert there() == ["torn-0/r", "torn-0/r+0.0", "torn-0/r+0.1"]
+    begin("r", "r+1.0")
+    assert run.set_aside("r") == 2
+    assert there()[3:] == ["torn-1/r", "torn-1/r+1.0"]
+    # A kill between two moves.
+    begin("r", "r+0.0")
+    (stale / "torn-2").mkdir()
+    run.rollout_path("r").rename(stale / "torn-2" / "r.jsonl")
+    assert run.set_aside("r") == 1
+    assert there()[5:] == ["torn-2/r", "torn-2/r+0.0"]
+    assert run.rollout_ids() == ["s", "s+0.0"]

@@ -45,6 +45,63 @@ def test_the_command_names_what_is_lacking(image: Built, run: Run) -> None:
     assert printed.rstrip().endswith("nbagent sandbox build --image python --with 'polars>=1'")
 
 
+ADD = "nbagent sandbox build --image python --with "
+
+
+@pytest.mark.parametrize(
+    ("command", "ending"),
+    [
+        ("pip install --target here polars", "polars"),
+        ("pip -q --log here install -t here --upgrade-strategy eager polars", "polars"),
+        ("pip wheel --wheel-dir here 'polars ; python_version > \"3\"'", "polars"),
+        ("pip install 'polars @ https://files.pythonhosted.org/polars-1.0-py3-none-any.whl'", "polars"),
+        ("pip install 'scanpy[scrublet]'", "'scanpy[scrublet]'"),
+        ("pip install polars-1.0-py3-none-any.whl", "PACKAGE"),
+        ("pip show install", "PACKAGE"),
+        ("cd /tmp; printf 'polars>=1 # fast\\nnumpy\\n' > of.txt; pip install -r of.txt", "'polars>=1'"),
+        ("cd /tmp; echo -r more.txt > of.txt; echo torch > more.txt; pip install --requirement=of.txt", "torch"),
+        ("cd /tmp; echo torch==1 > c.txt; pip install -c c.txt polars", "polars"),
+    ],
+)
+def test_the_command_names_packages_and_no_values_of_options(image: Built, run: Run, command: str, ending: str) -> None:
+    status, printed = run(image("python").id, ["sh", "-c", command])
+    assert status == 1
+    assert printed.rstrip().endswith(ADD + ending), printed
+
+
+def test_a_file_that_is_missing_is_said(image: Built, run: Run) -> None:
+    status, printed = run(image("python").id, ["pip", "install", "-r", "missing.txt"])
+    assert status == 1
+    assert "The requirements in missing.txt could not be read: " in printed
+    assert printed.rstrip().endswith(ADD + "PACKAGE")
+
+
+def test_a_version_that_the_recipe_does_not_have_is_said(image: Built, run: Run) -> None:
+    _, printed = run(image("python").id, ["pip", "install", "pandas==1.0", "polars"])
+    assert "pandas 2.3.3 is installed, not ==1.0. The image's recipe pins it" in printed
+    assert printed.rstrip().endswith(ADD + "polars")
+    _, printed = run(image("python").id, ["pip", "install", "pandas==1.0"])
+    assert "use the one that is installed" in printed
+    assert "--with PACKAGE" not in printed
+
+
+def test_what_was_added_to_the_image_can_be_had_in_another_version(
+    image: Built, run: Run, wheel: Callable[..., None], tmp_path: Path
+) -> None:
+    wheels, about = tmp_path / "wheels", tmp_path / "about"
+    for folder in (wheels, about):
+        folder.mkdir()
+        folder.chmod(0o755)
+    wheel(wheels, "late", "value = 42\n")
+    for name, text in {"image": "r\n", "requirements.txt": "", "with": "apt:late\nLate==1.0\nother>=1\n"}.items():
+        (about / name).write_text(text)
+    tmp_path.chmod(0o755)
+    command = ["sh", "-c", "pip install -q late && pip install 'late>1'"]
+    _, printed = run(image("python").id, command, folders={wheels: "/wheels", about: "/opt/nbagent"})
+    assert "late 1.0 is installed, not >1." in printed
+    assert printed.rstrip().endswith("--image r --with apt:late --with 'other>=1' --with 'late>1'")
+
+
 def test_what_is_installed_needs_no_answer(image: Built, run: Run) -> None:
     status, printed = run(image("python").id, ["pip", "install", "numpy", "scikit-learn"])
     assert status == 0

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from nbagent_training import alarms
+from nbagent_training.recipe import TrainRecipe
 
 
 def healthy(n=60, seed=0):
@@ -110,5 +111,30 @@ def test_groups_of_equal_returns_that_have_a_gradient_are_no_alarm():
     assert alarms.no_mixed_groups([{"groups_live": 0.0, "groups": 0.0}] * 9) == "", "no rollout had a reward"
 
 
+def said_of(history, **recipe):
+    """What the alarms of a run with this recipe say of it."""
+    checks = alarms.checks_of(TrainRecipe.model_validate({"model": {"folder": "m"}, **recipe}))
+    return [words for check in checks if (words := check(history))]
+
+
 def test_after_a_collapse_it_is_said_which_checkpoints_there_are():
-    assert "newest two checkpoints are kept" in alarms.reward_collapse(CASES[alarms.reward_collapse])
+    history = CASES[alarms.reward_collapse]
+    (words,) = said_of(history)
+    assert "Only the newest two checkpoints are kept: where one" in words
+    (words,) = said_of(history, grpo={"keep_every": 50})
+    assert "Checkpoints of every 50 updates are kept, and the newest two: where one" in words
+
+
+def test_a_gap_that_is_meant_is_no_alarm():
+    """Other weights made the rollouts: what `check the weight sync` says of it would be wrong."""
+    history = CASES[alarms.gap_growing]
+    assert said_of(history)[0].startswith("sampler-trainer gap:")
+    sampler = {"loss": {"old": "sampler"}}
+    assert said_of(history, grpo={"from_run": "runs/a", **sampler}) == []
+    assert said_of(history, grpo=sampler, sampler={"staleness": 1}) == []
+
+
+def test_a_teacher_needs_no_groups_that_differ():
+    history = CASES[alarms.no_mixed_groups]
+    assert said_of(history)[0].startswith("no mixed groups:")
+    assert said_of(history, distill={"teacher": "t"}) == []

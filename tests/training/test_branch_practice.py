@@ -16,6 +16,7 @@ from nbagent.rollouts import Rollouts, RolloutSource
 from nbagent.runfolder import RunFolder
 from nbagent.samples import samples
 from nbagent.tasks import Outcome, Task, Verdict
+from nbagent.trajectory import Trajectory
 from nbagent_training.branch_practice import BranchPractice
 from nbagent_training.branch_settings import Branch
 from nbagent_training.curriculum import Curriculum
@@ -105,6 +106,31 @@ def test_a_killed_run_reads_whole_trees_back_and_makes_torn_ones_anew(rollouts, 
         assert ((run.rollouts / name).read_bytes() == data) == (not name.startswith(root))
     # Only that tree's: a root with three branches.
     assert len(again.model.calls) == 4 * 2
+
+
+@pytest.mark.parametrize("torn", ["", "+0.1"], ids=["root", "branch"])
+def test_what_had_ended_of_a_torn_tree_is_set_aside_and_counted(rollouts, tmp_path, torn):
+    run = RunFolder.create(tmp_path / "run", "")
+    practice(rollouts, run, tmp_path, where="every").next_groups(1, 0)
+    root = next(run.rollouts.glob("train-00000-0-*-0.jsonl")).stem
+    path = run.rollout_path(root + torn)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(True)[:2]))
+    logs = {path.name: path.read_bytes() for path in run.rollouts.glob(f"{root}*")}
+    again = practice(rollouts, run, tmp_path, where="every")
+    (group,) = again.next_groups(1, 0)
+    assert len(group.trajectories) == 8
+    stale = run.path / "stale" / "torn-0"
+    assert {path.name: path.read_bytes() for path in stale.iterdir()} == logs
+    kept = Trajectory.load(stale / f"{root}+0.0.jsonl", run.blobs)
+    assert kept.end is not None
+    assert [again.lineage.made(0, []), again.lineage.made(1, [])] == [4, 0]
+
+
+def test_by_entropy_the_first_step_is_branched_with_the_calls_that_are_the_default(rollouts, tmp_path):
+    run = RunFolder.create(tmp_path / "run", "")
+    (group,) = practice(rollouts, run, tmp_path, where="entropy", probability=1.0).next_groups(1, 0)
+    assert sorted(t.start["parent"]["step"] for t in group.trajectories if t.start["parent"]) == [0] * 6
+    assert group.counts["looks"] == 2
 
 
 def test_a_root_has_its_own_share_of_calls_and_attempts(rollouts, tmp_path):

@@ -182,16 +182,20 @@ def test_a_teachers_server_is_asked_by_ids_and_gives_what_the_folder_gives(serve
         teacher.logprobs(rows)
 
 
-def test_a_teachers_server_has_room_for_the_longest_row(server, tokenizer, monkeypatch):
+def test_a_teachers_server_has_room_for_the_longest_row_and_the_token_that_it_writes(server, tokenizer, monkeypatch):
+    """Else it would be asked about a row without its beginning, and judge the student in another context."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     server["room"] = 100
-    with pytest.raises(UsageError, match="the teacher takes 100 tokens, and rows may have 101; serve it with --max"):
-        open_teacher(f"vllm:{server['url']}", tokenizer, 101)
-    teacher = open_teacher(f"vllm:{server['url']}", tokenizer, 100)
-    prompt, completion = list(range(3, 93)), [5] * 10
+    said = r"100 tokens, and rows may have 100 and a server writes 1 more; serve it with --max-model-len 101 or .* 99"
+    with pytest.raises(UsageError, match=said):
+        open_teacher(f"vllm:{server['url']}", tokenizer, 100)
+    teacher = open_teacher(f"vllm:{server['url']}", tokenizer, 99)
+    prompt, completion = list(range(3, 92)), [5] * 10
     (found,) = teacher.logprobs([(prompt, completion)])
     assert len(found) == 10
-    assert server["asked"][-1]["prompt"] == [*prompt[1:], *completion], "the server writes a token too"
+    assert server["asked"][-1]["prompt"] == [*prompt, *completion]
+    with pytest.raises(UsageError, match=said):
+        open_teacher(f"vllm:{server['url']}", tokenizer).logprobs([([3, *prompt], completion)])
 
 
 def test_a_teacher_of_another_tokenizer_is_refused(server, folder, tokenizer, monkeypatch):

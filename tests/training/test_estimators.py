@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from attempts import branch, groups, rows
+from attempts import branch, groups, groups_of, rows
 
-from nbagent_training.groups import batch_of_samples
+from nbagent_training.groups import batch_of
 from nbagent_training.recipe import Grpo
 
 
 def batch(samples, **settings):
-    return batch_of_samples(samples, Grpo(**settings))
+    return batch_of(groups_of(samples), Grpo(**settings))
 
 
 def advantages(samples, **settings):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,6 +62,59 @@ def test_merged_adapters_give_the_adapted_models_logits(base, run, tmp_path):
     assert not any("lora" in name for name, _ in merged.named_parameters())
     assert tokenizer.chat_template
     assert agent_beside(str(out)).action_format == "fenced"
+
+
+@pytest.fixture
+def warmed(base, tiny, tokenizer, tmp_path, monkeypatch):
+    """A run with a warm start, its checkpoints, named as `--out runs/mine` does; the adapted warm model."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("runs/mine")
+    path.mkdir(parents=True)
+    recipe = {"model": {"folder": str(base)}, "warm_start": {"steps": 3}, "lora": {"rank": 4}}
+    (path / "recipe.toml").write_text(to_toml(TrainRecipe.model_validate(recipe).model_dump(mode="json")))
+    with torch.no_grad():
+        for weight in tiny.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    tiny.save_pretrained(path / "checkpoints" / "warm")
+    tokenizer.save_pretrained(path / "checkpoints" / "warm")
+    for name in ("adapter", "grpo/checkpoint-4"):
+        model = adapted(path / "checkpoints" / "warm", path / "checkpoints" / name)
+    return path, model
+
+
+def test_adapters_are_merged_into_the_warm_start_of_their_run_wherever_it_lies(warmed, base, tmp_path):
+    path, model = warmed
+    (tmp_path / "elsewhere").mkdir()
+    moved = path.rename(tmp_path / "elsewhere" / "moved")
+    for name in ("adapter", "grpo/checkpoint-4"):
+        out = export(moved, tmp_path / name.replace("/", "-"), checkpoint=name)
+        torch.testing.assert_close(logits(load(out)[0]), logits(model), atol=1e-4, rtol=1e-4)
+    alone = export(moved / "checkpoints" / "adapter", tmp_path / "alone")
+    torch.testing.assert_close(logits(load(alone)[0]), logits(model), atol=1e-4, rtol=1e-4)
+    # Another run where the adapters say: its warm start is not theirs.
+    shutil.copytree(base, "runs/mine/checkpoints/warm")
+    out = export(moved, tmp_path / "again", checkpoint="adapter")
+    torch.testing.assert_close(logits(load(out)[0]), logits(model), atol=1e-4, rtol=1e-4)
+    (moved / "checkpoints" / "warm").rename(tmp_path / "gone")
+    with pytest.raises(ModelFolderError, match=r"moved/checkpoints/warm: is not there, and the adapters of"):
+        export(moved, tmp_path / "none", checkpoint="adapter")
+    assert not (tmp_path / "none").exists()
+
+
+def test_adapters_of_a_warm_start_and_of_a_run_without_one_belong_to_the_model_that_was_given(warmed, base, tmp_path):
+    path, _ = warmed
+    model = adapted(base, path / "checkpoints" / "sft" / "checkpoint-2")
+    out = export(path, tmp_path / "sft", checkpoint="sft/checkpoint-2")
+    torch.testing.assert_close(logits(load(out)[0]), logits(model), atol=1e-4, rtol=1e-4)
+    # Begun with another run's last stage, whose path looks like one of its own.
+    given = path / "checkpoints" / "warm"
+    recipe = TrainRecipe.model_validate({"model": {"folder": str(given)}, "lora": {"rank": 4}})
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "recipe.toml").write_text(to_toml(recipe.model_dump(mode="json")))
+    model = adapted(given, second / "checkpoints" / "adapter")
+    out = export(second, tmp_path / "out", checkpoint="adapter")
+    torch.testing.assert_close(logits(load(out)[0]), logits(model), atol=1e-4, rtol=1e-4)
 
 
 def test_precision_is_the_bases_or_the_one_that_is_named(tiny, tokenizer, run, tmp_path):

@@ -4,12 +4,12 @@ import random
 from dataclasses import replace
 
 import pytest
-from attempts import groups, rows, specs
+from attempts import groups, groups_of, rows, specs, trees_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nbagent_training.advantages import EPSILON, deviation
-from nbagent_training.groups import batch_of_samples
+from nbagent_training.groups import batch_of, batch_of_trees
 from nbagent_training.recipe import Grpo, TrainRecipe
 
 NORMALISATIONS = [
@@ -26,7 +26,7 @@ def named(settings):
 
 
 def batch(samples, **settings):
-    return batch_of_samples(samples, Grpo(**settings))
+    return batch_of(groups_of(samples), Grpo(**settings))
 
 
 def total_weight(made):
@@ -85,7 +85,7 @@ def test_the_number_of_turns_does_not_change_a_trajectorys_weight(normalisation,
 
 def test_normalisations_are_what_they_say():
     samples = groups({"x": [(3, 1.0), (1, 0.0)]})  # 3 + 4 + 3 tokens and 3
-    weights = {s.normalisation: [row.weight for row in batch_of_samples(samples, s).rows] for s in NORMALISATIONS}
+    weights = {s.normalisation: [row.weight for row in batch_of(groups_of(samples), s).rows] for s in NORMALISATIONS}
     assert weights["rollout_token_mean"] == pytest.approx([1 / 20] * 3 + [1 / 6])
     assert weights["row_mean"] == pytest.approx([1 / 18, 1 / 24, 1 / 18, 1 / 6])
     assert weights["token_mean"] == pytest.approx([1 / 13] * 4)
@@ -94,11 +94,21 @@ def test_normalisations_are_what_they_say():
 
 @pytest.mark.parametrize("settings", [*GROUPINGS, *NORMALISATIONS[1:]], ids=named)
 @given(spec=specs, rng=st.randoms(use_true_random=False))
-def test_order_and_repetition_of_rows_change_nothing(settings, spec, rng: random.Random):
-    samples = groups(spec)
-    shuffled = samples + rng.sample(samples, rng.randint(0, len(samples)))
+def test_order_of_tasks_and_attempts_changes_nothing(settings, spec, rng: random.Random):
+    made = groups_of(groups(spec))
+    shuffled = [
+        replace(group, trajectories=rng.sample(group.trajectories, len(group.trajectories)))
+        for group in rng.sample(made, len(made))
+    ]
+    assert content(batch_of(made, settings)) == content(batch_of(shuffled, settings))
+
+
+@given(spec=specs, rng=st.randoms(use_true_random=False))
+def test_order_and_repetition_of_rows_change_nothing(spec, rng: random.Random):
+    made = groups(spec)
+    shuffled = made + rng.sample(made, rng.randint(0, len(made)))
     rng.shuffle(shuffled)
-    assert content(batch_of_samples(samples, settings)) == content(batch_of_samples(shuffled, settings))
+    assert content(batch(made)) == content(batch_of_trees(trees_of(shuffled), Grpo()))
 
 
 @pytest.mark.parametrize("settings", [*GROUPINGS, *NORMALISATIONS[1:]], ids=named)
@@ -116,7 +126,7 @@ def test_splitting_rows_changes_nothing(settings, spec, rng: random.Random):
     def tokens(made):
         return [(round(r.advantage, 9), round(r.weight, 12)) for r in made.rows for _ in r.completion_ids]
 
-    one, two = batch_of_samples(samples, settings), batch_of_samples(split, settings)
+    one, two = batch_of(groups_of(samples), settings), batch_of_trees(trees_of(split), settings)
     assert tokens(one) == tokens(two)
     assert one.stats["reward"] == two.stats["reward"]
     assert one.stats["completion_tokens"] == two.stats["completion_tokens"]
@@ -281,3 +291,7 @@ def test_calls_that_branch_nothing_are_refused():
     with pytest.raises(ValueError, match=r"grpo\.branch\.calls: 45 .* it takes 46"):
         TrainRecipe.model_validate({**recipe, "grpo": table})
     TrainRecipe.model_validate({**recipe, "grpo": {**table, "branch": {"calls": 46}}})
+    # By entropy each root takes two looks more, at its first step and at that one.
+    with pytest.raises(ValueError, match=r"grpo\.branch\.calls: 49 .* it takes 50"):
+        TrainRecipe.model_validate({**recipe, "grpo": {**table, "branch": {"where": "entropy", "calls": 49}}})
+    TrainRecipe.model_validate({**recipe, "grpo": {**table, "branch": {"where": "entropy", "calls": 50}}})

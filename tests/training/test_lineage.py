@@ -50,7 +50,22 @@ def test_finished_rollouts_are_read_back_and_the_others_made(run):
     log(run, names[2], "infrastructure")
     lineage = Lineage(run)
     assert played(run, lineage, 0) == names[1:]
-    assert lineage.read_back == 1
+    assert lineage.read_back == {0: 1}
+
+
+def test_what_is_read_back_ahead_is_counted_for_its_own_update(run):
+    """As a thread does that makes the next groups while an update is trained on."""
+    first = Lineage(run)
+    for version in range(3):
+        played(run, first, version)
+        first.made(version, rows(version))
+    run.rollout_path(practice_id(1, 0, "t", 3)).unlink()
+    again = Lineage(run)
+    for version in range(3):
+        played(run, again, version)
+        if version:
+            again.made(version - 1, rows(version - 1))
+    assert again.read_back == {0: 4, 1: 3, 2: 4}
 
 
 def test_what_had_failed_when_the_update_went_on_stays_failed(run):

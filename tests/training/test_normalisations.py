@@ -5,10 +5,11 @@ import random
 
 import pytest
 import torch
+from attempts import groups_of
 from test_trainer import error, gradients, log_probs
 
 from nbagent.samples import StepSample
-from nbagent_training.groups import batch_of_samples
+from nbagent_training.groups import batch_of
 from nbagent_training.recipe import Grpo
 
 REWARDS, CALLS = [1.0, 0.0, 0.0, 0.5], [5, 1, 2, 2]
@@ -55,6 +56,6 @@ def test_gradients_equal_the_formula(tiny, tokenizer, tmp_path, normalisation):
         else:
             loss = loss + own.sum() / 100 / len(given)
     wanted = torch.autograd.grad(loss, list(model.parameters()))
-    rows = batch_of_samples([row for made in given for row in made], settings).rows
+    rows = batch_of(groups_of([row for made in given for row in made]), settings).rows
     got, _ = gradients(tiny, tokenizer, tmp_path, rows, settings.loss, budget=200)
     assert error(got, wanted) < 1e-5

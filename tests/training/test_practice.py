@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from nbagent.errors import RunFolderError, StorageError
 from nbagent.rollouts import Group
 from nbagent.tasks import Task
 from nbagent_training.curriculum import Curriculum
@@ -70,6 +71,30 @@ def test_a_resumed_run_takes_what_it_would_have_taken(tmp_path):
     again = practice(tmp_path / "run", "uncertain")
     assert again.family_rates(4)["f0"] > 0.9
     assert [t.task_id for t in again.tasks_of(6, 4)] == wanted
+
+
+@pytest.mark.parametrize("left", ["", "[[0, [", '{"x": 1}', "[[0, [[1, 2]]]]"])
+def test_a_damaged_file_is_one_line_that_says_what_to_do(tmp_path, left):
+    feed(practice(tmp_path / "run", "uncertain"), 0)
+    (tmp_path / "run" / "practice.json").write_text(left)
+    with pytest.raises(
+        RunFolderError, match=r"practice\.json: is damaged \(.*; put a whole one there, or remove"
+    ) as no:
+        practice(tmp_path / "run", "uncertain")
+    assert "\n" not in str(no.value)
+
+
+def test_the_file_is_made_durable_and_a_full_disk_is_said(tmp_path, monkeypatch):
+    source = practice(tmp_path / "run")
+    synced = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    feed(source, 0)
+    assert len(synced) == 1
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["practice.json"]
+    (tmp_path / "run" / "practice.json").unlink()
+    (tmp_path / "run").rmdir()
+    with pytest.raises(StorageError, match=r"practice\.json: cannot write"):
+        feed(source, 1)
 
 
 def shares(source, version, updates=60):

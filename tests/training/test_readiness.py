@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 from nbagent.cli import app
 from nbagent.errors import RunFolderError, UsageError
 from nbagent.runfolder import RunFolder
+from nbagent_training.commands import MOST_SEED
 from nbagent_training.readiness import check_ready
 from nbagent_training.recipe import TrainRecipe
 from nbagent_training.scratch import Size, make_model, make_tokenizer
@@ -125,3 +126,15 @@ def test_the_command_ends_with_2_and_the_folder_is_free_for_the_recipe_put_right
     assert made.exit_code == 2
     assert "agent.max_new_tokens 1020: leaves" in made.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("command", "most"), [("demo", MOST_SEED), ("score", (1 << 31) - 1)])
+def test_a_seed_out_of_range_is_said_before_anything_is_made(command, most, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed, said in ((-1, "greater than or equal to 0"), (most + 1, f"less than or equal to {most}")):
+        made = CliRunner().invoke(app, [command, "--seed", str(seed), "--out", "out"])
+        assert made.exit_code == 2
+        assert "'--seed'" in made.stderr
+        assert said in " ".join(made.stderr.replace("│", " ").split())
+        assert not (tmp_path / "out").exists()
+    assert 3 * MOST_SEED + 2 < 1 << 31, "the largest seed of a set of tasks"

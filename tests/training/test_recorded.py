@@ -107,24 +107,58 @@ def test_rollouts_are_grouped_by_task_and_weights_and_failures_are_in_no_group(s
 
 def test_a_pass_takes_every_group_that_teaches_once_and_a_resumed_run_the_same(scored, tokenizer, tmp_path):
     into = RunFolder.create(tmp_path / "into", "x = 1\n")
-    source = Recorded(scored.path, tokenizer, into, temperature=1.0, seed=0)
+    source = Recorded(scored.path, tokenizer, into, Grpo(), seed=0)
     assert (len(source), source.n_left_out) == (2, 1)
     names = [[g.task.task_id for g in source.next_groups(1, v)] for v in range(6)]
     assert all(sorted(names[v] + names[v + 1]) == ["t0", "t1"] for v in (0, 2, 4))
-    again = Recorded(scored.path, tokenizer, into, temperature=1.0, seed=0)
+    again = Recorded(scored.path, tokenizer, into, Grpo(), seed=0)
     assert [g.task.task_id for g in again.next_groups(2, 2)] == [*names[4], *names[5]]
     (group,) = source.next_groups(1, 0)
     assert all(t.reward is not None for t in group.trajectories)
 
 
+def test_what_carries_a_gradient_is_what_the_recipe_makes_of_it(scored, tokenizer, tmp_path):
+    """Discounted returns of attempts that all end alike differ where their numbers of calls do."""
+    into = RunFolder.create(tmp_path / "into", "x = 1\n")
+    for name in ("t0-1", "t0-2", "t1-2"):
+        scored.rollout_path(name).unlink()
+    with pytest.raises(UsageError, match=r"under grpo\.grouping trajectory none of its 3 groups has a gradient"):
+        Recorded(scored.path, tokenizer, into, Grpo(), seed=0)
+    discounted = Recorded(scored.path, tokenizer, into, Grpo(grouping="state", gamma=0.9), seed=0)
+    assert (len(discounted), discounted.n_left_out) == (1, 2)
+    (group,) = discounted.next_groups(1, 0)
+    assert [t.rollout_id for t in group.trajectories] == ["t0-0", "t0-3"]
+
+
+def test_attempts_that_never_asked_the_model_are_compared_and_nothing_to_learn(
+    scored, tiny, tokenizer, tasks, tmp_path
+):
+    """As where the first prompt did not fit: they have a return, and are in the statistics of a run that makes them."""
+    task = tasks.tasks()[2]
+    prompt, made = sampled(tiny, tokenizer, 1)
+    for i in range(4):
+        scored.rollout_path(f"t2-{i}").unlink()
+    for i in range(2):
+        write(scored, tokenizer, task, f"t2-{i}", prompt, [], 0.0)
+    assert [group.task_id for group in recorded(scored)] == ["t0", "t1"], "a group of such attempts alone"
+    write(scored, tokenizer, task, "t2-2", prompt, made, 1.0)
+    source = Recorded(scored.path, tokenizer, RunFolder.create(tmp_path / "into", ""), Grpo(), seed=0)
+    (group,) = [g for g in source.next_groups(3, 0) if g.task.task_id == "t2"]
+    batch = batch_of([group], Grpo(sigma="none"))
+    assert (batch.stats["trajectories"], batch.stats["reward"]) == (3, pytest.approx(1 / 3))
+    assert [row.advantage for row in batch.rows] == [pytest.approx(2 / 3)]
+    examples = own_examples(scored.path, tokenizer, keep="all", per_task=9, order="shortest", seed=0)
+    assert [rows[0].rollout_id for rows in examples if rows[0].task_id == "t2"] == ["t2-2"]
+
+
 def test_what_would_be_wrong_to_learn_from_is_refused(scored, tokenizer, tasks, tmp_path):
     into = RunFolder.create(tmp_path / "into", "x = 1\n")
     with pytest.raises(UsageError, match="this recipe holds out"):
-        Recorded(scored.path, tokenizer, into, temperature=1.0, seed=0, heldout=tasks.tasks())
+        Recorded(scored.path, tokenizer, into, Grpo(), seed=0, heldout=tasks.tasks())
     with pytest.raises(UsageError, match=r"was sampled at temperature 1; set grpo\.temperature"):
-        Recorded(scored.path, tokenizer, into, temperature=0.7, seed=0)
+        Recorded(scored.path, tokenizer, into, Grpo(temperature=0.7), seed=0)
     with pytest.raises(UsageError, match=r"the verifier of task t0 gives none \(3 such tasks\)"):
-        Recorded(scored.path, tokenizer, into, temperature=1.0, seed=0, grouping="rollout")
+        Recorded(scored.path, tokenizer, into, Grpo(grouping="rollout"), seed=0)
     from nbagent_training.scratch import make_tokenizer
 
     other = make_tokenizer(["for x in range(9): pass\n" * 9], 280)
@@ -198,7 +232,7 @@ def test_branches_are_in_the_group_of_their_root_and_what_they_share_counts_once
     write(run, tokenizer, task, root, prompt, made[:3], 1.0)
     write(run, tokenizer, task, f"{root}+1.0", prompt, made[3:5], 0.0, parent=(root, 1))
     write(run, tokenizer, task, f"{root}+1.1", prompt, made[4:5], 1.0, parent=(root, 1))
-    source = Recorded(run.path, tokenizer, RunFolder.create(tmp_path / "i", ""), temperature=1.0, seed=0)
+    source = Recorded(run.path, tokenizer, RunFolder.create(tmp_path / "i", ""), Grpo(grouping="branch"), seed=0)
     (group,) = source.next_groups(1, 0)
     assert [t.rollout_id for t in group.trajectories] == [root, f"{root}+1.0", f"{root}+1.1"]
     batch = batch_of([group], Grpo(grouping="branch"))
@@ -240,6 +274,25 @@ def test_the_recipe_of_a_scores_rollouts_is_their_model_for_two_passes(scored, f
         scored.rollout_path(name).unlink()
     with pytest.raises(UsageError, match="in none of its 3 groups do rewards differ"):
         offline_recipe(scored.path)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ('{model}[grpo.loss]\ncorrection = "truncate"\n[sampler]\nstaleness = 1\n', "sampler.staleness: recorded roll"),
+        ('{model}[distill]\nteacher = "vllm:http://x"\n', "distill.teacher: judges the tokens of fresh rollouts"),
+        ("[warm_start]\nsteps = 3\n", "grpo.from_run: rollouts hold the ids of their model; set model.folder to it"),
+    ],
+    ids=["staleness", "teacher", "no folder"],
+)
+def test_a_recipe_that_does_not_go_with_recorded_rollouts_is_one_line(scored, folder, tmp_path, recipe, said):
+    path = tmp_path / "r.toml"
+    path.write_text(recipe.format(model=f'[model]\nfolder = "{folder}"\n'))
+    made = RUN.invoke(app, ["train", str(path), "--from", str(scored.path), "--out", str(tmp_path / "out")])
+    assert made.exit_code == 2, made.output + made.stderr
+    assert made.stderr.startswith(f"nbagent: --from {scored.path}: {said}")
+    assert made.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -4,13 +4,14 @@ from collections import defaultdict
 from dataclasses import replace
 
 import pytest
-from attempts import branch, rows, trees
+from attempts import branch, groups_of, rows, trajectory_of, trees
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nbagent.errors import UsageError
+from nbagent.samples import samples
 from nbagent_training.advantages import outcome
-from nbagent_training.groups import batch_of_samples, batch_of_trees
+from nbagent_training.groups import batch_of, batch_of_trees
 from nbagent_training.recipe import Grpo
 from nbagent_training.tree import Tree, leaf_of
 from nbagent_training.weights import token_weights
@@ -20,6 +21,12 @@ PLAIN, BRANCH = Grpo(sigma="none"), Grpo(grouping="branch", sigma="none")
 
 def tree_of(attempts):
     return Tree([leaf_of(a[0].rollout_id, a[0].reward, a[0].truncated, a) for a in attempts])
+
+
+@given(trees())
+def test_what_a_rollout_records_is_the_rows_that_these_tests_give(attempts):
+    for own in attempts:
+        assert samples(trajectory_of(own)) == [replace(row, origin=row.origin or row.rollout_id) for row in own]
 
 
 def test_a_node_compares_its_alternatives_and_shares_what_came_before():
@@ -106,9 +113,10 @@ def test_branched_at_the_first_step_it_is_plain_grpo(members):
         branch(plain[0], i, 0, turns, reward, length=3 + 2 * i) for i, (turns, reward) in enumerate(members) if i
     ]
     for settings in (Grpo(), Grpo(gamma=0.7, baseline="leave_one_out")):
-        one = batch_of_samples([row for attempt in plain for row in attempt], settings)
-        two = batch_of_samples(
-            [row for attempt in branched for row in attempt], settings.model_copy(update={"grouping": "branch"})
+        one = batch_of(groups_of([row for attempt in plain for row in attempt]), settings)
+        two = batch_of(
+            groups_of([row for attempt in branched for row in attempt]),
+            settings.model_copy(update={"grouping": "branch"}),
         )
         assert [(r.completion_ids, r.advantage, r.weight) for r in one.rows] == [
             (r.completion_ids, r.advantage, r.weight) for r in two.rows
@@ -132,4 +140,4 @@ def test_groupings_that_know_no_branches_refuse_them():
     attempts = [*trunk, *branch(trunk, "l", 1, 2, 0.0)]
     for grouping in ("state", "step_index", "rollout"):
         with pytest.raises(UsageError, match="branched"):
-            batch_of_samples(attempts, Grpo(grouping=grouping))
+            batch_of(groups_of(attempts), Grpo(grouping=grouping))

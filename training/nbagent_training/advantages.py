@@ -77,11 +77,12 @@ def outcome(tree: Tree, settings: Grpo) -> Advantages:
 
 
 def state(tree: Tree, settings: Grpo) -> Advantages:
-    """Grouping `state` (GiGPO, Feng et al. 2025, arXiv 2505.10978): attempts that met the same notebook.
+    """Grouping `state` (GiGPO, Feng et al. 2025, arXiv 2505.10978): attempts that met the same notebook and kernel.
 
         A_{i,t} = (R_i − μ) / (σ + ε) + ω · (G_{i,t} − mean_s G) / (σ_s + ε)
 
-    s is the normalised notebook state that call t saw, G_{i,t} = Σ_{k ≥ t} γ^(k − t) r_{i,k} the return from there, ω
+    s is the state that call t saw (nbagent.normal_form.state_key: the normalised notebook, and what had run since the
+    kernel's last start), G_{i,t} = Σ_{k ≥ t} γ^(k − t) r_{i,k} the return from there, ω
     `state_weight`. An attempt that meets a state more than once counts once in its statistics, with the mean of its
     visits (GiGPO counts every visit, so that going round in circles would move the baseline). Alone in a state: 0.
     """

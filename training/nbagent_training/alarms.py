@@ -7,8 +7,12 @@ enough lines is silent.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the recipe knows the models made from scratch, and they know torch
+    from nbagent_training.recipe import TrainRecipe
 
 History = Sequence[Mapping[str, Any]]
 """Metrics of successive updates, oldest first."""
@@ -67,6 +71,8 @@ def gap_growing(history: History) -> str:
     about 2 %, where others report trouble (1-2 % and rising), and at 5 % they stop trusting the samples at all. A gap
     that is steady and small is the price of a sampler in lower precision; one that grows is a bug or stale weights.
     A sync that never worked shows in the first updates, so the upper bound waits for no beginning to compare with.
+    Where other weights sampled on purpose the gap is how far the policy has moved, which says nothing of a sync; there
+    the check is left out (`checks_of`).
     """
     first, last = _ends(history, "logp_gap")
     newest = _values(history, "logp_gap")[-SURE:]
@@ -97,10 +103,11 @@ def lengths_running_away(history: History) -> str:
     return ""
 
 
-def reward_collapse(history: History) -> str:
+def reward_collapse(history: History, keep_every: int = 0) -> str:
     """The mean reward of the last 10 updates is under half the best 10 updates' mean, which was at least .05.
 
-    Half is far outside the noise of some hundred rollouts a mean; under .05 there is nothing to lose.
+    Half is far outside the noise of some hundred rollouts a mean; under .05 there is nothing to lose. `keep_every` is
+    the recipe's, by which it is said what there is to go back to.
     """
     rewards = _values(history, "reward")
     if len(rewards) < 2 * WINDOW:
@@ -108,10 +115,15 @@ def reward_collapse(history: History) -> str:
     best = max(_mean(rewards[i : i + WINDOW]) for i in range(len(rewards) - WINDOW + 1))
     last = _mean(rewards[-WINDOW:])
     if best >= 0.05 and last < best / 2:
+        kept = (
+            f"Checkpoints of every {keep_every} updates are kept, and the newest two"
+            if keep_every
+            else "Only the newest two checkpoints are kept"
+        )
         return (
             f"reward collapse: reward is {last:.3f}, it was {best:.3f}; stop, and train anew with a smaller grpo.lr. "
-            "Only the newest two checkpoints are kept: where one is from before the fall, `nbagent export RUN "
-            "--checkpoint grpo/checkpoint-N` makes the model folder to begin with"
+            f"{kept}: where one is from before the fall, `nbagent export RUN --checkpoint grpo/checkpoint-N` makes the "
+            "model folder to begin with"
         )
     return ""
 
@@ -174,6 +186,22 @@ ALARMS: tuple[Check, ...] = (
     infrastructure_failures,
     gradient_exploding,
 )
+
+
+def checks_of(recipe: TrainRecipe) -> list[Check]:
+    """The checks that say what is true of a run with this recipe.
+
+    A teacher's advantages do not come from rewards: groups without a difference teach as the others do. Recorded
+    rollouts, and those that run ahead, were made by other weights, so that a gap is as it should be; `ratio_max` and
+    `clip_high_share` tell how far the policy has moved.
+    """
+    idle: set[Check] = set()
+    if recipe.distill.teacher:
+        idle.add(no_mixed_groups)
+    if recipe.grpo.from_run or recipe.sampler.staleness:
+        idle.add(gap_growing)
+    worded: dict[Check, Check] = {reward_collapse: partial(reward_collapse, keep_every=recipe.grpo.keep_every)}
+    return [worded.get(check, check) for check in ALARMS if check not in idle]
 
 
 def begun(history: History, checks: Sequence[Check] = ALARMS) -> list[str]:

@@ -14,8 +14,25 @@ from nbagent.tasks import Task
 from nbagent.trajectory import Trajectory
 from nbagent_training.branch_settings import Branch
 from nbagent_training.curriculum import Curriculum
-from nbagent_training.lineage import Job, practice_id
+from nbagent_training.groups import TrainingRow
+from nbagent_training.lineage import Job, Lineage, practice_id
 from nbagent_training.practice import Practice
+
+
+class TreeLineage(Lineage):
+    """Which weights made which rollouts, where trees that were cut off are set aside too.
+
+    Attributes:
+        torn: by version, rollouts that were set aside since their tree was cut off.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        super().__init__(run)
+        self.torn: Counter[int] = Counter()
+
+    def made(self, version: int, rows: Sequence[TrainingRow]) -> int:
+        """Name the weights that this update's rows lead to; how many rollouts were set aside. Raises StorageError."""
+        return super().made(version, rows) + self.torn.pop(version, 0)
 
 
 class BranchPractice(Practice):
@@ -32,8 +49,10 @@ class BranchPractice(Practice):
     ) -> None:
         """Raises UsageError: a task that may not be trained on."""
         super().__init__(curriculum, rollouts, model, settings, run)
+        self.trees = TreeLineage(run)
+        self.lineage = self.trees
         self.roots = branch.roots_of(self.group_size)
-        calls = branch.calls or self.group_size * settings.limits.max_steps
+        calls = branch.calls_of(self.group_size, settings.limits.max_steps)
         # Each root has its share, not what others leave: else what becomes of one would hang on how fast others are.
         self.rules = BranchRules(
             branch.where,
@@ -54,9 +73,12 @@ class BranchPractice(Practice):
         ]
         trees = {name: Branches(self.rules) for own in names for name in own}
         for name in trees:
-            self._forget_torn(name)
+            if self._torn(name):
+                self.trees.torn[version] += self.run.set_aside(name)
 
         def make(left: Sequence[Job]) -> Sequence[Trajectory]:
+            for _, name in left:
+                self.trees.torn[version] += self.run.set_aside(name)
             return self.rollouts.run(left, self.model, self.settings, self.run, version=version, branches=trees)
 
         jobs = [(task, name) for task, own in zip(tasks, names, strict=True) for name in own]
@@ -86,9 +108,6 @@ class BranchPractice(Practice):
     def _branches(self, root: str) -> list[str]:
         return sorted(path.stem for path in self.run.rollouts.glob(f"{root}+*.jsonl"))
 
-    def _forget_torn(self, root: str) -> None:
+    def _torn(self, root: str) -> bool:
         """A tree that was cut off is made anew: what of it had ended by then are its shorter attempts."""
-        branches = self._branches(root)
-        if any(self.run.ended(branch) is None for branch in branches):
-            for name in (root, *branches):
-                self.run.rollout_path(name).unlink(missing_ok=True)
+        return any(self.run.ended(name) is None for name in (root, *self._branches(root)))

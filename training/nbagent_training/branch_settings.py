@@ -32,7 +32,7 @@ class Branch(Recipe):
     would be learned there: one root is taken only with `where = "every"` and no `calls`, which branches it first."""
     calls: int = Field(default=0, ge=0)
     """Model calls that a task's attempts may take; nothing is branched where it could become more. 0: what group_size
-    attempts of the most steps take."""
+    attempts of the most steps take, under `entropy` with a look before each of these steps."""
 
     @model_validator(mode="after")
     def _together(self) -> Branch:
@@ -45,6 +45,10 @@ class Branch(Recipe):
     def roots_of(self, group_size: int) -> int:
         """Roots of a task that `group_size` attempts come of."""
         return self.roots or max(1, group_size // self.alternatives)
+
+    def calls_of(self, group_size: int, max_steps: int) -> int:
+        """Model calls that a task's attempts may take, where `group_size` come of at most `max_steps` steps each."""
+        return self.calls or group_size * max_steps * (2 if self.where == "entropy" else 1)
 
     def check(self, group_size: int) -> None:
         """Raises ValueError: with so many attempts a task some of this could not be done, or could not teach."""
@@ -71,7 +75,9 @@ class Branch(Recipe):
     def check_calls(self, group_size: int, max_steps: int) -> None:
         """Raises ValueError: `calls` are too few for a root to be branched even before its last step (BranchRules)."""
         roots = self.roots_of(group_size)
-        least = roots * (max_steps + self.alternatives - 1)
+        # At the first step, to compare with, and at the last.
+        looks = min(2, max_steps) if self.where == "entropy" else 0
+        least = roots * (max_steps + self.alternatives - 1 + looks)
         if self.calls and self.calls < least:
             raise ValueError(
                 f"grpo.branch.calls: {self.calls} are too few to branch anything; with roots = {roots}, alternatives = "

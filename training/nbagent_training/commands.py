@@ -37,6 +37,8 @@ Backend = Annotated[
 ]
 LEAST_FREE = 16 << 20
 """Bytes under which a disk counts as full: less than a small checkpoint."""
+MOST_SEED = (1 << 31) // 3 - 1
+"""Largest seed of the demo: its three sets of tasks are drawn from the three seeds that begin at three times it."""
 
 
 def train(
@@ -131,7 +133,10 @@ def export(
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder of the demo.")] = Path("runs/demo"),
     smoke: Annotated[bool, typer.Option("--smoke", help="The same path, cut to a minute; learns nothing.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Seed of tasks, weights and noise; default: the recipe's.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=MOST_SEED, help="Seed of tasks, weights and noise; default: the recipe's."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the demo in --out, where it stopped.")] = False,
     backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "fork",
 ) -> None:

@@ -16,8 +16,12 @@ from math import sqrt
 from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter, ValidationError
+
+from nbagent.errors import RunFolderError
 from nbagent.reward_profile import mixed_probability
 from nbagent.rollouts import Group
+from nbagent.runfolder import write_whole
 from nbagent.tasks import Task
 
 Rule = Literal["uniform", "uncertain", "mixed"]
@@ -25,6 +29,7 @@ MEMORY = 0.5
 """Weight of the newest group in a family's running success rate; what a task's older counts keep at its next visit."""
 LEAST = 0.1
 """Smallest weight: what seems mastered or hopeless is still visited now and then."""
+_BROUGHT = TypeAdapter(list[tuple[int, list[tuple[str, str, float, int]]]])
 
 
 class Curriculum:
@@ -53,6 +58,9 @@ class Curriculum:
             rule: how tasks are weighed.
             group_size: rollouts of a task.
             start: (sum of rewards, attempts) by task id, from a profile.
+
+        Raises:
+            RunFolderError: the file is damaged.
         """
         self.seed, self.rule, self.group_size = seed, rule, group_size
         self.families: dict[str, list[Task]] = {}
@@ -62,7 +70,13 @@ class Curriculum:
         self._start = dict(start or {})
         self._brought: dict[int, list[tuple[str, str, float, int]]] = {}
         if path.exists():
-            self._brought = {version: [tuple(g) for g in groups] for version, groups in json.loads(path.read_text())}
+            try:
+                self._brought = dict(_BROUGHT.validate_json(path.read_bytes()))
+            except ValidationError as error:
+                why = error.errors(include_url=False)[0]["msg"]
+                raise RunFolderError(
+                    f"{path}: is damaged ({why}); put a whole one there, or remove it, and the curriculum counts anew"
+                ) from None
 
     def tasks_of(self, n: int, version: int) -> list[Task]:
         """The n tasks of an update."""
@@ -132,12 +146,10 @@ class Curriculum:
         return [group for known in sorted(self._brought) if known < version for group in self._brought[known]]
 
     def after(self, version: int, groups: Sequence[Group]) -> None:
-        """Take in an update's groups, as (task id, family, sum of rewards, graded rollouts)."""
+        """Take in an update's groups, as (task id, family, sum of rewards, graded rollouts). Raises StorageError."""
         self._brought[version] = [
             (group.task.task_id, group.task.family, sum(t.reward or 0.0 for t in group.trajectories), n)
             for group in groups
             if (n := len(group.trajectories))
         ]
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps(sorted(self._brought.items())))
-        part.replace(self._path)
+        write_whole(self._path, json.dumps(sorted(self._brought.items())))

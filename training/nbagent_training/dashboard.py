@@ -87,7 +87,7 @@ class Dashboard:
     def _progress(self, step: int) -> str:
         took = time.monotonic() - self._began
         said = f"{self._name} {step}/{self._total}, {_clock(took)} gone"
-        # From the first line on: where a phase that is resumed began, and how many steps a line stands for, is not known.
+        # From the first line on: where a resumed phase began, and how many steps a line stands for, is not known.
         first, since = self._first or (step, self._began)
         if step == first:
             return said

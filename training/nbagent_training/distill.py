@@ -49,6 +49,7 @@ class Teacher(Protocol):
         """The log-prob of every completion id after all ids before it, at temperature 1.
 
         Raises:
+            UsageError: a row is longer than what it takes.
             ModelError: the teacher could not be asked.
         """
         ...
@@ -96,7 +97,10 @@ class FolderTeacher:
 
 
 class ServerTeacher:
-    """A vLLM server, asked for the log-probs of given ids (`prompt_logprobs` of /v1/completions)."""
+    """A vLLM server, asked for the log-probs of given ids (`prompt_logprobs` of /v1/completions).
+
+    It must write a token for each row that it reads, so it needs room for one more than a row may have.
+    """
 
     def __init__(self, url: str, tokenizer: Any | None, longest: int | None = None) -> None:
         """Ask whom it serves.
@@ -112,8 +116,12 @@ class ServerTeacher:
         """
         self._url = url.rstrip("/").removesuffix("/v1")
         self._model, self._room = asyncio.run(self._look(tokenizer))
-        if longest is not None and self._room is not None:
-            _check_length(self._url, self._room, longest)
+        if longest is not None:
+            self._check(longest)
+
+    def _check(self, longest: int) -> None:
+        if self._room is not None:
+            _check_length(self._url, self._room, longest, written=1)
 
     async def _look(self, tokenizer: Any | None) -> tuple[str, int | None]:
         """Its name, and how many tokens it takes."""
@@ -132,16 +140,14 @@ class ServerTeacher:
         return name, int(room) if room is not None else None
 
     def logprobs(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
-        """One request a row, so many at once."""
+        """One request a row, so many at once. Raises UsageError: a row that leaves no room for the token it writes."""
+        self._check(max((len(prompt) + len(completion) for prompt, completion in rows), default=0))
         return asyncio.run(self._ask(rows))
 
     async def _ask(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
         endpoint, turn = Endpoint(self._url, timeout_s=600.0), asyncio.Semaphore(AT_ONCE)
 
         async def one(prompt: Sequence[int], completion: Sequence[int]) -> tuple[float, ...]:
-            if self._room is not None and len(prompt) + len(completion) == self._room:
-                # It must write a token, which a row that fills its context leaves no room for.
-                prompt = prompt[1:]
             body = {
                 "model": self._model,
                 "prompt": [*prompt, *completion],
@@ -172,11 +178,14 @@ def _check_vocabulary(folder: Path, own: Any, tokenizer: Any) -> None:
         raise UsageError(f"{folder}: the teacher's tokenizer is not the student's; its ids mean something else")
 
 
-def _check_length(where: str | Path, room: int, longest: int) -> None:
-    if room < longest:
+def _check_length(where: str | Path, room: int, longest: int, *, written: int = 0) -> None:
+    """Raises UsageError: no room for the longest row, and beside it for the tokens that a server must write."""
+    if room < longest + written:
+        beside = f" and a server writes {written} more" if written else ""
         raise UsageError(
-            f"{where}: the teacher takes {room} tokens, and rows may have {longest}; serve it with --max-model-len "
-            f"{longest} or take another, or have the student sample with --max-model-len {room}"
+            f"{where}: the teacher takes {room} tokens, and rows may have {longest}{beside}; serve it with "
+            f"--max-model-len {longest + written} or take another, or have the student sample with --max-model-len "
+            f"{room - written}"
         )
 
 
@@ -226,7 +235,7 @@ def distillation_batch(groups: Sequence[Group], teacher: Teacher) -> Batch:
     """The rows of an update, each token with its own advantage.
 
     Raises:
-        UsageError: calls without token ids.
+        UsageError: calls without token ids, or longer than what the teacher takes.
         ModelError: the teacher could not be asked.
     """
     rollouts = [rows for group in groups for trajectory in group.trajectories if (rows := samples(trajectory))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,21 @@ from nbagent.runfolder import RunFolder
 
 ADAPTER = "adapter_config.json"
 """What marks a folder of adapters."""
+STAGES = ("untrained", "warm", "final")
+"""Folders under a run's checkpoints/ that hold whole models."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What an export needs of a training run."""
+
+    path: Path
+    model: str
+    """The recipe's `model.folder`; '' for a model made from scratch."""
+    warmed: bool
+    """It has a warm start, so that GRPO's adapters belong to what that left."""
+    agent: Agent
 
 
 def export(source: Path, out: Path, *, checkpoint: str = "", dtype: str = "") -> Path:
@@ -53,7 +68,7 @@ def export(source: Path, out: Path, *, checkpoint: str = "", dtype: str = "") ->
     run = _run(source)
     folder = _checkpoint(source, checkpoint) if run is not None else source
     if (folder / ADAPTER).is_file():
-        base = _base(folder, run[0] if run is not None else "")
+        base = _base(folder, run if run is not None else _run_around(source))
         model, tokenizer = _merged(folder, base)
     else:
         base = folder
@@ -67,7 +82,7 @@ def export(source: Path, out: Path, *, checkpoint: str = "", dtype: str = "") ->
     if (folder / AGENT_FILE).is_file():
         shutil.copy(folder / AGENT_FILE, part / AGENT_FILE)
     elif run is not None:
-        run[1].write_beside(part)
+        run.agent.write_beside(part)
     else:
         Agent().write_beside(part)
     if out.is_dir():
@@ -76,8 +91,8 @@ def export(source: Path, out: Path, *, checkpoint: str = "", dtype: str = "") ->
     return out
 
 
-def _run(source: Path) -> tuple[str, Agent] | None:
-    """Model folder and agent of a training run; None for a folder that is no run.
+def _run(source: Path) -> _Run | None:
+    """What is needed of a training run; None for a folder that is no run.
 
     Nothing else of the recipe is looked at, and settings of the agent that are not known are passed over: a run of an
     older or newer program is exported too.
@@ -92,7 +107,8 @@ def _run(source: Path) -> tuple[str, Agent] | None:
         if "grpo" not in recipe:
             raise RunFolderError(f"{source}: no run of `nbagent train`, so there is nothing to export")
         agent = {name: value for name, value in recipe.get("agent", {}).items() if name in Agent.model_fields}
-        return str(recipe.get("model", {}).get("folder", "")), Agent.model_validate(agent)
+        model = str(recipe.get("model", {}).get("folder", ""))
+        return _Run(source, model, bool(recipe.get("warm_start", {}).get("steps")), Agent.model_validate(agent))
     except RunFolderError:
         raise
     except ValueError as error:
@@ -110,15 +126,43 @@ def _checkpoint(run: Path, named: str) -> Path:
     raise RunFolderError(f"{run}: no {'checkpoint ' + named if named else 'stage has ended'}; {known}")
 
 
-def _base(folder: Path, named: str) -> Path:
-    """The model that adapters belong to: where they say, else the one of the recipe."""
-    said = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+def _run_around(checkpoint: Path) -> _Run | None:
+    """The run in whose checkpoints/ a folder lies; None where it lies in no run's."""
+    for folder in checkpoint.resolve().parents:
+        if folder.name == "checkpoints" and (folder.parent / "recipe.toml").is_file():
+            return _run(folder.parent)
+    return None
+
+
+def _base(folder: Path, run: _Run | None) -> Path:
+    """The model that adapters belong to: a stage of their own run, or where they say, else the recipe's.
+
+    A stage is looked for in the run itself, never where the adapters say: that path is as it was given to the run, and
+    leads nowhere, or to another run, once the run was moved or the command is given in another folder.
+    """
+    said = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
+    if run is not None and (stage := _own_stage(folder, said, run)):
+        base = run.path / "checkpoints" / stage
+        if not (base / "config.json").is_file():
+            raise ModelFolderError(f"{base}: is not there, and the adapters of {folder} belong to it; put it there")
+        return base
     if said and Path(said).is_dir():
         return Path(said)
-    if not named:
+    if run is None or not run.model:
         raise ModelFolderError(f"{folder / ADAPTER}: the model of its adapters ({said}) is not there; put it there")
-    check_folder(Path(named))
-    return Path(named)
+    check_folder(Path(run.model))
+    return Path(run.model)
+
+
+def _own_stage(folder: Path, said: str, run: _Run) -> str:
+    """The stage of its run that adapters belong to; '' where that is the model that the run was given."""
+    root = run.path / "checkpoints"
+    # Those of a warm start are added to the model that it begins with.
+    if run.warmed and root.resolve() / "sft" not in folder.resolve().parents:
+        return "warm"
+    place = Path(said)
+    of_a_run = place.parent.name == "checkpoints" and place.name in STAGES
+    return place.name if of_a_run and (not run.model or place != Path(run.model)) else ""
 
 
 def _merged(folder: Path, base: Path) -> tuple[Any, Any]:

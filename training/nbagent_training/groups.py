@@ -86,18 +86,6 @@ def batch_of(groups: Sequence[Group], settings: Grpo) -> Batch:
     return batch
 
 
-def batch_of_samples(rows: Sequence[StepSample], settings: Grpo) -> Batch:
-    """The same from samples alone, as a finished run's folder gives them; attempts without any are not seen."""
-    tasks: dict[str, dict[str, list[StepSample]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        tasks[row.task_id][row.rollout_id].append(row)
-    trees = [
-        Tree([leaf_of(rollout, own[0].reward, own[0].truncated, own) for rollout, own in attempts.items()])
-        for attempts in tasks.values()
-    ]
-    return batch_of_trees(trees, settings)
-
-
 def batch_of_trees(trees: Sequence[Tree], settings: Grpo) -> Batch:
     """The rows of the tasks' trees. Raises UsageError: a tree with branches under a grouping that knows none."""
     if settings.grouping not in ("trajectory", "branch") and any(tree.branchings for tree in trees):

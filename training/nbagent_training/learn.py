@@ -88,7 +88,7 @@ def learn(
         if not observed:
             # Nothing was rewarded, so there is no mean reward; certainly not one of 0.
             batch.stats.pop("reward", None)
-        counts["read_back"] = float(practice.lineage.read_back)
+        counts["read_back"] = float(practice.lineage.read_back.pop(update, 0))
         counts["stale"] = float(practice.lineage.made(update, batch.rows))
         # Recorded rows count the updates of another run.
         ages = {} if isinstance(practice, Recorded) else row_staleness(batch, update)

@@ -37,12 +37,13 @@ class Lineage:
         run: the run folder.
 
     Attributes:
-        read_back: rollouts that were not made again since the last update.
+        read_back: by version, rollouts that were not made again. Where rollouts run ahead, those of later versions are
+            counted while an earlier update is made.
         taken_up: ids of all that an earlier life of the run had made and this one did not make again.
     """
 
     def __init__(self, run: RunFolder) -> None:
-        self.read_back = 0
+        self.read_back: dict[int, int] = {}
         self.taken_up: set[str] = set()
         self._run = run
         self._played: set[str] = set()
@@ -79,7 +80,7 @@ class Lineage:
             if made is not None and (version + 1 in self._names or made.outcome is not Outcome.INFRASTRUCTURE):
                 found[name] = made
         left = [job for job in jobs if job[1] not in found]
-        self.read_back += len(found)
+        self.read_back[version] = self.read_back.get(version, 0) + len(found)
         self.taken_up.update(found)
         found |= {name: made for (_, name), made in zip(left, make(left), strict=True)}
         return [found[name] for _, name in jobs]
@@ -93,7 +94,6 @@ class Lineage:
         Raises:
             StorageError: the run folder cannot be written.
         """
-        self.read_back = 0
         name = _name(self._names[version], rows)
         known = self._names.get(version + 1)
         if known == name:

@@ -93,7 +93,7 @@ TABLE: Mapping[str, tuple[Metric, ...]] = {
         Metric("ungraded", "", "rollouts whose answer could not be graded; left out like failures"),
         Metric("retries", "", "new tries after a host-side failure"),
         Metric("read_back", "", "rollouts that a killed run had finished, taken up again"),
-        Metric("stale", "", "rollouts set aside since weights that were lost had made them"),
+        Metric("stale", "", "rollouts set aside: made by weights that were lost, or their tree was cut off"),
         Metric("sync_s", "s", "the sampler's taking of the new weights"),
         Metric("rollout_s", "s", "making the rollouts, or reading back those that are there"),
         Metric("wait_s", "s", "the trainer's wait for them; less than rollout_s where they run ahead"),

@@ -6,7 +6,9 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from nbagent.errors import UsageError
+from pydantic import ValidationError
+
+from nbagent.errors import RecipeError, UsageError
 from nbagent.models.opening import is_remote
 from nbagent.recipe import load_recipe
 from nbagent.runfolder import RunFolder
@@ -30,7 +32,8 @@ def offline_recipe(path: Path, recipe: TrainRecipe | None = None) -> TrainRecipe
     log-probs.
 
     Raises:
-        UsageError: no run is there, one of another kind, or one that names no model that can be trained.
+        UsageError: no run is there, one of another kind, or one that names no model that can be trained; or the recipe
+            has something that does not go with recorded rollouts.
     """
     run = RunFolder.open(path)
     check_kind(run)
@@ -40,7 +43,12 @@ def offline_recipe(path: Path, recipe: TrainRecipe | None = None) -> TrainRecipe
     if loss.get("old", "trainer") == "trainer" and loss.get("correction", "none") == "none":
         loss["old"] = "sampler"
     grpo["from_run"] = str(path)
-    return TrainRecipe.model_validate(given)
+    try:
+        return TrainRecipe.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key, why = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        raise RecipeError(f"--from {path}: {key + ': ' if key else ''}{why}") from None
 
 
 def passed_over(recipe: TrainRecipe) -> list[str]:

@@ -143,10 +143,10 @@ class Grpo(Recipe):
     token_budget: int = Field(default=3072, ge=64)
     """Tokens per micro-batch, shared prefixes counted once."""
     grouping: Literal["trajectory", "state", "branch", "rollout", "step_index"] = "trajectory"
-    """What is compared with what (advantages.py): attempts at a task; also steps that met the same notebook; attempts
-    that go on from one live state; the steps of one attempt, for tasks with step rewards only; steps of the same
-    number, which is biased where attempts differ in length. Rewards that a task gives for single steps (StepVerifier)
-    are in `state`, `rollout` and `step_index`; `trajectory` and `branch` learn from the return alone."""
+    """What is compared with what (advantages.py): attempts at a task; also steps that met the same notebook and kernel;
+    attempts that go on from one live state; the steps of one attempt, for tasks with step rewards only; steps of the
+    same number, which is biased where attempts differ in length. Rewards that a task gives for single steps
+    (StepVerifier) are in `state`, `rollout` and `step_index`; `trajectory` and `branch` learn from the return alone."""
     branch: Branch = Branch()
     """Where rollouts are branched, under grouping `branch`."""
     gamma: float = Field(default=1.0, gt=0, le=1)

@@ -22,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nbagent.errors import UsageError
 from nbagent.rollouts import Group
@@ -31,8 +31,12 @@ from nbagent.samples import StepSample, samples
 from nbagent.score_run import ScoreRecipe
 from nbagent.tasks import Task
 from nbagent.trajectory import Trajectory
+from nbagent_training.groups import batch_of
 from nbagent_training.lineage import Lineage, practised_in
 from nbagent_training.practice import check_rewards
+
+if TYPE_CHECKING:  # the recipe knows the models made from scratch, and they know torch
+    from nbagent_training.recipe import Grpo
 
 Keep = Literal["correct", "all"]
 Order = Literal["shortest", "random"]
@@ -52,17 +56,21 @@ class RecordedGroup:
     rollout_ids: list[str] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     """In the order of the ids."""
+    called: list[str] = field(default_factory=list)
+    """Those of the ids whose rollouts asked the model, never none. The others, whose first prompt did not fit, are
+    nothing to learn, but are among what is compared."""
 
     @property
     def mixed(self) -> bool:
-        """Rewards differ; where they are all equal every advantage is 0."""
+        """Rewards differ; where they are all equal, groupings `trajectory` and `branch` have no gradient."""
         return len(set(self.rewards)) > 1
 
 
 def recorded(run: RunFolder) -> list[RecordedGroup]:
     """The rollouts of a finished run that may be trained on, branches among them.
 
-    Of a training run only practice counts: its other rollouts are those of held-out tasks.
+    Of a training run only practice counts: its other rollouts are those of held-out tasks. A group of which no rollout
+    asked the model is left out.
 
     Raises:
         UsageError: there are none.
@@ -71,18 +79,19 @@ def recorded(run: RunFolder) -> list[RecordedGroup]:
     groups: dict[tuple[str, str, int, int], RecordedGroup] = {}
     for trajectory in run.trajectories():
         group_of = practised_in(trajectory.rollout_id) if "grpo" in sampled else (0, 0)
-        called = any(event["kind"] == "call" for event in trajectory.events)
-        if trajectory.reward is None or group_of is None or not called:
+        if trajectory.reward is None or group_of is None:
             continue
         key = trajectory.task_id, trajectory.question, *group_of
         group = groups.setdefault(key, RecordedGroup(*key))
         group.rollout_ids.append(trajectory.rollout_id)
         group.rewards.append(trajectory.reward)
-    if not groups:
+        if any(event["kind"] == "call" for event in trajectory.events):
+            group.called.append(trajectory.rollout_id)
+    if not (found := [group for group in groups.values() if group.called]):
         raise UsageError(
             f"{run.path}: holds no rollout with a reward; give a run of `nbagent score` or `nbagent train`"
         )
-    return list(groups.values())
+    return found
 
 
 def check_kind(run: RunFolder) -> dict[str, Any]:
@@ -139,11 +148,13 @@ def check_ids(trajectory: Trajectory, tokenizer: Any) -> None:
 class Recorded:
     """A RolloutSource over a finished run: no rollout is made.
 
-    Groups whose rewards are all equal carry no gradient and are left out. The others come in a new random order in
-    every pass, which depends on the seed and the update's number alone.
+    Groups that carry no gradient under the recipe are left out: those whose rewards are all equal, under groupings
+    `trajectory` and `branch`; under the others such groups may have one, by the rewards of their steps, penalties or a
+    discount. What is left comes in a new random order in every pass, which depends on the seed and the update's number
+    alone.
 
     Attributes:
-        n_left_out: groups whose rewards are all equal.
+        n_left_out: groups without a gradient.
     """
 
     def __init__(
@@ -151,11 +162,10 @@ class Recorded:
         path: Path,
         tokenizer: Any,
         into: RunFolder,
+        recipe: Grpo,
         *,
-        temperature: float,
         seed: int,
         heldout: Sequence[Task] = (),
-        grouping: str = "",
     ) -> None:
         """Look through the rollouts.
 
@@ -163,31 +173,33 @@ class Recorded:
             path: the finished run's folder.
             tokenizer: of the model that is trained.
             into: the run that is trained now.
-            temperature: at which log-probs are computed in training; the recorded ones are at their run's.
+            recipe: how advantages come about, and the temperature at which log-probs are computed in training; the
+                recorded ones are at their run's.
             seed: of the order.
             heldout: tasks that must not be learned.
-            grouping: the recipe's, see check_rewards.
 
         Raises:
-            UsageError: rollouts that may not be trained on, without ids, of another tokenizer or temperature.
+            UsageError: rollouts that may not be trained on (under this grouping), without ids, of another tokenizer or
+                temperature; or no group has a gradient.
         """
         self.run = RunFolder.open(path)
         self.lineage = Lineage(into)
         self.seed = seed
         sampled = check_kind(self.run)
-        was = sampled.get("temperature", sampled.get("grpo", {}).get("temperature", temperature))
-        if was != temperature:
+        was = sampled.get("temperature", sampled.get("grpo", {}).get("temperature", recipe.temperature))
+        if was != recipe.temperature:
             raise UsageError(f"{path}: was sampled at temperature {was:g}; set grpo.temperature to it")
         found = recorded(self.run)
-        self._tasks = check_recorded(self.run, found, heldout, grouping)
-        self._groups = [group for group in found if group.mixed]
+        self._tasks = check_recorded(self.run, found, heldout, recipe.grouping)
+        self._groups = [group for group in found if batch_of([self._load(group)], recipe).stats["groups_live"]]
         self.n_left_out = len(found) - len(self._groups)
         if not self._groups:
-            raise UsageError(f"{path}: in none of its {len(found)} groups do rewards differ: nothing to learn from")
+            raise UsageError(
+                f"{path}: under grpo.grouping {recipe.grouping} none of its {len(found)} groups has a gradient: "
+                "nothing to learn from"
+            )
         for group in self._groups:
-            first = self.run.load(group.rollout_ids[0])
-            samples(first)
-            check_ids(first, tokenizer)
+            check_ids(self.run.load(group.called[0]), tokenizer)
 
     def __len__(self) -> int:
         """Groups of one pass."""
@@ -200,9 +212,11 @@ class Recorded:
             turn, index = divmod(place, len(self))
             order = list(range(len(self)))
             random.Random(f"{self.seed} pass {turn}").shuffle(order)
-            group = self._groups[order[index]]
-            chosen.append(Group(self._tasks[_name(group)], [self.run.load(name) for name in group.rollout_ids]))
+            chosen.append(self._load(self._groups[order[index]]))
         return chosen
+
+    def _load(self, group: RecordedGroup) -> Group:
+        return Group(self._tasks[_name(group)], [self.run.load(name) for name in group.rollout_ids])
 
 
 def own_examples(
@@ -236,9 +250,9 @@ def own_examples(
     check_recorded(run, found, heldout)
     by_task = defaultdict[tuple[str, str], dict[tuple[tuple[int, ...], ...], list[StepSample]]](dict)
     for group in found:
-        check_ids(run.load(group.rollout_ids[0]), tokenizer)
+        check_ids(run.load(group.called[0]), tokenizer)
         for name, reward in zip(group.rollout_ids, group.rewards, strict=True):
-            if keep == "all" or reward == 1:
+            if name in group.called and (keep == "all" or reward == 1):
                 rows = samples(run.load(name))
                 written = tuple(row.completion_ids for row in rows)
                 by_task[group.task_id, group.question].setdefault(written, rows)

@@ -33,7 +33,7 @@ from nbagent.score_run import check_room, run_score
 from nbagent.task_filter import TaskFilter, kept_filter
 from nbagent.tasks import Task, TaskSource, open_tasks
 from nbagent_context import BudgetTooSmall, policy
-from nbagent_training.alarms import ALARMS, Check, no_mixed_groups
+from nbagent_training.alarms import Check, checks_of
 from nbagent_training.branch_practice import BranchPractice
 from nbagent_training.checkpoints import leave_models
 from nbagent_training.curriculum import Curriculum
@@ -336,14 +336,13 @@ class TrainingRun:
             Path(settings.from_run),
             open_tokenizer(Path(self.recipe.model.folder)),
             self.run,
-            temperature=settings.temperature,
+            settings,
             seed=self.recipe.seed,
             heldout=self.heldout,
-            grouping=settings.grouping,
         )
         passes = settings.updates * settings.tasks_per_update / len(source)
         self.console.print(
-            f"  {len(source)} groups with different rewards, {source.n_left_out} without; {passes:.1f} passes",
+            f"  {len(source)} groups with a gradient, {source.n_left_out} without; {passes:.1f} passes",
             highlight=False,
         )
         if idle := passed_over(self.recipe):
@@ -365,10 +364,6 @@ class TrainingRun:
             return BranchPractice(curriculum, self.rollouts, sampler, own, self.run, settings.branch)
         return Practice(curriculum, self.rollouts, sampler, own, self.run)
 
-    def _alarms(self) -> Sequence[Check]:
-        """A teacher's advantages do not come from rewards: groups without a difference teach as the others do."""
-        return [check for check in ALARMS if not (self.recipe.distill.teacher and check is no_mixed_groups)]
-
     def _grpo(self, tasks: list[Task], source: Recorded | None) -> None:
         settings = self.recipe.grpo
         if settings.updates and not self._folder("final").exists():
@@ -385,7 +380,7 @@ class TrainingRun:
                     out=self._folder("grpo"),
                     seed=self.recipe.seed,
                     bf16=self.bf16,
-                    journal=self._journal("grpo", board, self._alarms()),
+                    journal=self._journal("grpo", board, checks_of(self.recipe)),
                     failures=self.recipe.failures,
                     staleness=self.recipe.sampler.staleness,
                     teacher=open_teacher(self.recipe.distill.teacher, tokenizer, sampler.context_length),

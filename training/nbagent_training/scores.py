@@ -1,6 +1,6 @@
 """Log-probs and entropies at the completion tokens only, without holding (tokens x vocabulary) in memory.
 
-The output layer runs inside the model's own forward pass (so that DDP and FSDP see it there), but on the chosen tokens,
+The output layer runs inside the model's own forward pass (so that DDP sees it there), but on the chosen tokens,
 a chunk at a time; where there is more than one chunk, each is computed again in the backward pass. Shapes: K chosen
 tokens, V entries of the vocabulary, C hidden size.
 """

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
+from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -33,6 +34,8 @@ MakeBatch = Callable[[int], Batch]
 """Called once per update, on every process, with the number of updates so far; makes this process's rows."""
 NOTHING = TrainingRow((0,), (0,), (0.0,), 0.0, 0.0)
 """A row without a gradient, for a process that has none in a micro-batch: all must take part in each."""
+WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""One process, or DDP: each holds the whole model. Shards would give checks, clipping and the reference a part."""
 
 
 def settings(out: Path, *, steps: int, seed: int, bf16: bool, **more: Any) -> TrainingArguments:
@@ -100,10 +103,15 @@ class StepGRPOTrainer(SealedCheckpoints, Trainer):  # type: ignore[misc]
             more: further arguments of Transformers' Trainer.
 
         Raises:
-            UsageError: the model cannot be trained this way (see `check_scores` and `check_lengths`), or `flex` is
-                asked for without a GPU.
+            UsageError: the model cannot be trained this way (see `check_scores` and `check_lengths`), `flex` is
+                asked for without a GPU, or accelerate is told to distribute otherwise than by DDP.
         """
         super().__init__(model=model, args=args, processing_class=tokenizer, **more)
+        if (kind := self.accelerator.distributed_type) not in WHOLE:
+            raise UsageError(
+                f"accelerate: {kind.value} is not supported: training processes share rows, not weights; "
+                "take `accelerate launch --multi_gpu`, or one process"
+            )
         if kernel == "flex" and self.accelerator.device.type != "cuda":
             raise UsageError('grpo.attention = "flex" needs a GPU; set it to "sdpa"')
         check_lengths(model, longest)
@@ -163,7 +171,8 @@ class StepGRPOTrainer(SealedCheckpoints, Trainer):  # type: ignore[misc]
     @torch.no_grad()
     def _refer(self, batch: MicroBatch) -> None:
         adapters = getattr(self.reference, "disable_adapter", nullcontext)
-        with adapters():
+        # Accelerate wraps the policy in autocast, and not a copy of it.
+        with adapters(), self.accelerator.autocast():
             batch.reference = self.scores(self.reference, batch)[:, 0]
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -190,7 +199,11 @@ class StepGRPOTrainer(SealedCheckpoints, Trainer):  # type: ignore[misc]
         model.zero_grad()
 
     def _accumulate(self, model: Any, batches: Sequence[MicroBatch]) -> torch.Tensor:
-        """One pass: the gradient of the whole batch; this process's share of the loss times the number of processes."""
+        """One pass: the gradient of the whole batch; this process's share of the loss times the number of processes.
+
+        Raises:
+            TrainingDiverged: on every process, if the loss of one or the gradient is no number.
+        """
         world = self.accelerator.num_processes
         sums: dict[str, torch.Tensor] = {}
         for batch in batches:
@@ -209,7 +222,19 @@ class StepGRPOTrainer(SealedCheckpoints, Trainer):  # type: ignore[misc]
         if not self.watched["tokens_trained"]:
             # A gradient of 0 would have the optimizer step by its momentum; without one it leaves the weights alone.
             model.zero_grad()
+        else:
+            self._check_gradient(model)
         return share
+
+    def _check_gradient(self, model: Any) -> None:
+        """Before the optimizer's step, which would ruin the weights, and the next checkpoint with them.
+
+        Raises:
+            TrainingDiverged: the gradient's norm is no number, on every process alike, since DDP has summed it up.
+        """
+        norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()
+        if norm - norm:
+            raise self._diverged(f"the norm of the gradient is {norm}")
 
     def _means(self, sums: dict[str, torch.Tensor], n_batches: int) -> dict[str, float]:
         """Means over the tokens of all processes.
@@ -222,7 +247,7 @@ class StepGRPOTrainer(SealedCheckpoints, Trainer):  # type: ignore[misc]
         whole = dict(zip(sums, added, strict=True))
         loss, tokens = whole.pop("loss"), whole.pop("tokens_trained")
         if loss - loss:
-            raise TrainingDiverged(f"update {self.state.global_step + 1}: the loss is {loss}; {self._way_on()}")
+            raise self._diverged(f"the loss is {loss}")
         computed, unpacked = whole.pop("packed"), whole.pop("unpacked")
         means = {name: value / max(tokens, 1) for name, value in whole.items()}
         return {
@@ -234,15 +259,16 @@ class StepGRPOTrainer(SealedCheckpoints, Trainer):  # type: ignore[misc]
             "micro_batches": float(n_batches * self.accelerator.num_processes),
         }
 
-    def _way_on(self) -> str:
-        """After a loss that is no number: --resume would only repeat it, and takes no other rate."""
+    def _diverged(self, what: str) -> TrainingDiverged:
+        """With a way on: --resume would only repeat it, and takes no other rate."""
         last = last_whole_checkpoint(Path(self.args.output_dir))
-        if last is None:
-            return "no checkpoint was saved yet; begin a new run with a smaller grpo.lr"
-        return (
-            f"`nbagent export RUN --checkpoint grpo/{Path(last).name} --out FOLDER` makes a model of the last "
+        way_on = (
+            "no checkpoint was saved yet; begin a new run with a smaller grpo.lr"
+            if last is None
+            else f"`nbagent export RUN --checkpoint grpo/{Path(last).name} --out FOLDER` makes a model of the last "
             "checkpoint; begin a new run with model.folder = FOLDER and a smaller grpo.lr"
         )
+        return TrainingDiverged(f"update {self.state.global_step + 1}: {what}; {way_on}")
 
     def save_if_whole(self) -> bool:
         """Save a checkpoint unless an update was cut off in its middle; then the last one stands. True if saved.
