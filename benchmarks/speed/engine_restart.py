@@ -29,10 +29,10 @@ from nbagent_images import require
 from nbagent_images.engine import engine
 from nbagent_kernels.engineclient import disconnect
 
-ROLLOUTS, ABREAST = 60, 4
+ROLLOUTS, ABREAST = 40, 4
 READY_S = 60.0
 IMAGE = "nbagent-r"
-CELL = "import time\ntime.sleep(1)\nprint(6 * 7)"
+CELL = "import time\ntime.sleep(5)\nprint(6 * 7)"
 
 
 class OwnEngine:

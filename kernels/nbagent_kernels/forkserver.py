@@ -354,15 +354,18 @@ def session_of(pid: int) -> str | None:
 
 if __name__ == "__main__":
     contained = not sys.argv[1].isdigit()
+    imports = contextlib.ExitStack()
     if contained:
         _libc.prctl(PR_SET_DUMPABLE, 0)
+        imports.enter_context(load_beside("forkedimports").packed())
     server = Server(control_socket(sys.argv[1]), sys.argv[2], contained)
     names = [name for name in sys.argv[3].split(",") if name]
     this = sys.modules["__main__"]  # the shell puts its own module in this place
     sys.argv = ["ipykernel_launcher"]
     sys.path[0] = ""
     try:
-        server.prepare(names)
+        with imports:
+            server.prepare(names)
         server.serve()
     finally:
         server.end()
