@@ -29,10 +29,11 @@ from nbagent_images import require
 from nbagent_images.engine import engine
 from nbagent_kernels.engineclient import disconnect
 
-ROLLOUTS, ABREAST = 40, 4
+ROLLOUTS, ABREAST = 16, 4
 READY_S = 60.0
 IMAGE = "nbagent-r"
-CELL = "import time\ntime.sleep(5)\nprint(6 * 7)"
+CELL = "import time\ntime.sleep(15)\nprint(6 * 7)"
+"""Longer than the engine, told to end, lets containers live: those in use are lost with it."""
 
 
 class OwnEngine:
