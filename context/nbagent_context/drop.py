@@ -180,8 +180,10 @@ class Drop:
                     why = "budget" if forms else "size"
                     cut = head_line_tail(whole, size, exception_of(exchange) if answer else "")
                     forms.append(Form((f"{head}{cut}\n",), "", "head_tail", why))
-            if exchange.step not in must:
-                forms.append(Form((_action_line(exchange),), "answer of", "dropped", "budget"))
+            line = _action_line(exchange)
+            # A line names a failure, which the notebook may show already: a short thought alone takes less.
+            if exchange.step not in must and len(line) <= len(full.texts[0]):
+                forms.append(Form((line,), "answer of", "dropped", "budget"))
             name, kept = str(exchange.step), Forms(full, full, full, full)
             items.append(Item(name, kept, tuple(forms), spare=exchange.step not in must))
         return items

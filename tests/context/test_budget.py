@@ -319,3 +319,11 @@ def test_a_memory_that_is_too_long_is_cut_to_its_tokens(tokens):
     _, _, memory = shown(window).partition("Your memory of steps 0 to 4:\n")
     assert dense(memory.partition("\n[steps")[0]) <= tokens
     assert ("memory", "size") in [(e.what, e.why) for e in window.elisions]
+
+
+def test_a_short_thought_gives_way_to_no_longer_line():
+    """The line of a failure that the notebook shows would take more than the thought alone."""
+    story = told([("run", "", ""), ("run", "", ""), ("error", "", "I think."), ("error", "0.12 3.4\n" * 22, "")])
+    window = look("drop_short", story, Budget(408, 3))
+    assert window is not None
+    assert all(elision.tokens_saved >= 0 for elision in window.elisions)
