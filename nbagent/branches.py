@@ -95,12 +95,14 @@ class Branches:
         trajectories: the branches', once they have ended; the root's is not among them.
         counts: model_calls, looks (at the next tokens' entropy), branchings, branches_replayed (kernels made by running
             the cells again), branches_refused (states that could not be branched).
+        set_aside: logs of an earlier try at this tree, moved out of the way.
     """
 
     def __init__(self, rules: BranchRules) -> None:
         self.rules = rules
         self.trajectories: list[Trajectory] = []
         self.counts: Counter[str] = Counter()
+        self.set_aside = 0
         self._attempts: list[Branchable] = []
         self._running: list[asyncio.Task[Trajectory]] = []
         self._first_entropy: float | None = None

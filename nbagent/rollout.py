@@ -120,7 +120,7 @@ async def roll(
     path = run.rollout_path(rollout_id) if run else None
     if branches is not None and run is not None:
         # Of an earlier try that was cut off; what they would share with this one is not what they shared with that.
-        run.set_aside(rollout_id)
+        branches.set_aside = run.set_aside(rollout_id)
     try:
         with _counted(model):
             for number in range(settings.infrastructure_retries + 1):

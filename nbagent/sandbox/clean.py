@@ -22,12 +22,13 @@ OWNERS = {
 def clean(run: str | None, everything: bool, dry_run: bool) -> int:
     """Remove containers whose program has ended, and the folders of such programs; print each.
 
-    Returns the exit status: 1 where a container could not be removed.
-
     Args:
         run: only containers of the run of this name, and no folders.
         everything: with a run: whatever its program does.
         dry_run: only print.
+
+    Returns:
+        The exit status: 1 where a container could not be removed.
 
     Raises:
         UsageError: `everything` without a run.
@@ -45,8 +46,8 @@ def clean(run: str | None, everything: bool, dry_run: bool) -> int:
     for one in gone:
         done = dry_run or remove_container(one.id)
         kept += not done
-        said_of = said(dry_run) if done else "could not remove"
-        console.print(plain(f"{said_of} container {one.id[:12]}{of(one)}, {one.state}: {OWNERS[one.owner]}"))
+        verb = said(dry_run) if done else "could not remove"
+        console.print(plain(f"{verb} container {one.id[:12]}{of(one)}, {one.state}: {OWNERS[one.owner]}"))
     for folder in folders:
         if not dry_run:
             remove_tree(folder)
@@ -54,8 +55,7 @@ def clean(run: str | None, everything: bool, dry_run: bool) -> int:
     for one in (one for one in listed if one not in gone):
         console.print(plain(f"left alone container {one.id[:12]}{of(one)}, {one.state}: {OWNERS[one.owner]}"))
     console.print(f"{len(gone) - kept} containers and {len(folders)} folders {'would be ' if dry_run else ''}removed")
-
-    return 1 if kept else 0
+    return int(kept > 0)
 
 
 def said(dry_run: bool) -> str:

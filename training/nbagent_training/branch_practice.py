@@ -20,7 +20,9 @@ from nbagent_training.practice import Practice
 
 
 class TreeLineage(Lineage):
-    """Which weights made which rollouts, where trees that were cut off are set aside too.
+    """Which weights made which rollouts, where a root has ended only with all that was branched from it.
+
+    Of a tree that was cut off the shorter attempts had ended; it is made anew as a whole.
 
     Attributes:
         torn: by version, rollouts that were set aside since their tree was cut off.
@@ -29,6 +31,16 @@ class TreeLineage(Lineage):
     def __init__(self, run: RunFolder) -> None:
         super().__init__(run)
         self.torn: Counter[int] = Counter()
+
+    def ended(self, name: str) -> Trajectory | None:
+        """A root of a tree that an earlier life of the run finished; None where any of it was cut off."""
+        if any(self.run.ended(branch) is None for branch in self.branches(name)):
+            return None
+        return super().ended(name)
+
+    def branches(self, root: str) -> list[str]:
+        """Ids of what was branched from a root."""
+        return sorted(path.stem for path in self.run.rollouts.glob(f"{root}+*.jsonl"))
 
     def made(self, version: int, rows: Sequence[TrainingRow]) -> int:
         """Name the weights that this update's rows lead to; how many rollouts were set aside. Raises StorageError."""
@@ -72,17 +84,13 @@ class BranchPractice(Practice):
             for place, task in enumerate(tasks)
         ]
         trees = {name: Branches(self.rules) for own in names for name in own}
-        for name in trees:
-            if self._torn(name):
-                self.trees.torn[version] += self.run.set_aside(name)
 
         def make(left: Sequence[Job]) -> Sequence[Trajectory]:
-            for _, name in left:
-                self.trees.torn[version] += self.run.set_aside(name)
             return self.rollouts.run(left, self.model, self.settings, self.run, version=version, branches=trees)
 
         jobs = [(task, name) for task, own in zip(tasks, names, strict=True) for name in own]
         made = dict(zip(trees, self.lineage.play(jobs, version, make), strict=True))
+        self.trees.torn[version] += sum(tree.set_aside for tree in trees.values())
         groups = [self._group(task, own, made, trees) for task, own in zip(tasks, names, strict=True)]
         self.curriculum.after(version, groups)
         return groups
@@ -96,7 +104,7 @@ class BranchPractice(Practice):
         for name in names:
             attempts.append(made[name])
             known = {branch.rollout_id: branch for branch in trees[name].trajectories}
-            attempts += [known.get(branch) or self.run.load(branch) for branch in self._branches(name)]
+            attempts += [known.get(branch) or self.run.load(branch) for branch in self.trees.branches(name)]
             counts.update(trees[name].counts)
         return Group(
             task,
@@ -104,10 +112,3 @@ class BranchPractice(Practice):
             failed=[t for t in attempts if t.reward is None],
             counts={name: float(count) for name, count in counts.items()},
         )
-
-    def _branches(self, root: str) -> list[str]:
-        return sorted(path.stem for path in self.run.rollouts.glob(f"{root}+*.jsonl"))
-
-    def _torn(self, root: str) -> bool:
-        """A tree that was cut off is made anew: what of it had ended by then are its shorter attempts."""
-        return any(self.run.ended(name) is None for name in (root, *self._branches(root)))

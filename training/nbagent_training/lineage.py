@@ -45,7 +45,7 @@ class Lineage:
     def __init__(self, run: RunFolder) -> None:
         self.read_back: dict[int, int] = {}
         self.taken_up: set[str] = set()
-        self._run = run
+        self.run = run
         self._played: set[str] = set()
         self._path = run.path / FILE
         self._names = {0: START}
@@ -76,7 +76,7 @@ class Lineage:
         self._played.update(name for _, name in jobs)
         found: dict[str, Trajectory] = {}
         for _, name in jobs:
-            made = self._run.ended(name)
+            made = self.ended(name)
             if made is not None and (version + 1 in self._names or made.outcome is not Outcome.INFRASTRUCTURE):
                 found[name] = made
         left = [job for job in jobs if job[1] not in found]
@@ -84,6 +84,10 @@ class Lineage:
         self.taken_up.update(found)
         found |= {name: made for (_, name), made in zip(left, make(left), strict=True)}
         return [found[name] for _, name in jobs]
+
+    def ended(self, name: str) -> Trajectory | None:
+        """A rollout that an earlier life of the run finished; None where it did not."""
+        return self.run.ended(name)
 
     def made(self, version: int, rows: Sequence[TrainingRow]) -> int:
         """Name the weights that this update's rows lead to.
@@ -115,9 +119,9 @@ class Lineage:
 
     def _set_aside(self, version: int, name: str) -> int:
         """All later rollouts but those that this life has begun already, where rollouts run ahead of the trainer."""
-        folder = self._run.path / "stale" / name[:12]
+        folder = self.run.path / "stale" / name[:12]
         moved = 0
-        for path in sorted(self._run.rollouts.glob(f"{PRACTICE}-*.jsonl")):
+        for path in sorted(self.run.rollouts.glob(f"{PRACTICE}-*.jsonl")):
             number = path.stem.split("-")[1]
             if number.isdigit() and int(number) >= version and path.stem.partition("+")[0] not in self._played:
                 folder.mkdir(parents=True, exist_ok=True)
