@@ -7,6 +7,7 @@ import marshal
 import re
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from conftest import container
@@ -21,7 +22,7 @@ kinds = {}
 for name, module in list(sys.modules.items()):
     kinds.setdefault(type(getattr(module, "__loader__", None)).__name__, []).append(name)
 print(sorted(kinds["PackedLoader"])[:2], len(kinds["PackedLoader"]) > 250)
-print([finder for finder in sys.meta_path if type(finder).__name__ == "Finder"])
+print([finder for finder in sys.meta_path if type(finder).__name__ == "Pack"])
 import IPython.core.interactiveshell as shell
 print(shell.__file__, shell.__cached__.endswith(".pyc"), shell.__spec__.parent)
 print("class InteractiveShell" in inspect.getsource(shell))
@@ -56,15 +57,16 @@ async def test_a_kernel_in_a_container_starts_from_the_pack(opened):
 
 
 def pack(tmp_path, **changed):
-    """A pack of a package with one module and one expression."""
+    """A pack of a package with one module."""
     code = marshal.dumps(compile("from packedhere import inner\nvalue = 6 * inner.seven", "made", "exec"))
     inner = marshal.dumps(compile("seven = 7", "made", "exec"))
     modules = {
-        "packedhere": (f"{tmp_path}/packedhere/__init__.py", True, code),
-        "packedhere.inner": (f"{tmp_path}/packedhere/inner.py", False, inner),
+        "packedhere": (f"{tmp_path}/packedhere/__init__.py", True, 0, len(code)),
+        "packedhere.inner": (f"{tmp_path}/packedhere/inner.py", False, len(code), len(code) + len(inner)),
     }
+    index = marshal.dumps({"version": sys.version, "modules": modules, "patterns": [], **changed})
     path = tmp_path / "pack"
-    path.write_bytes(marshal.dumps({"version": sys.version, "modules": modules, "patterns": [], **changed}))
+    path.write_bytes(len(index).to_bytes(8, "little") + index + code + inner)
     return path
 
 
@@ -75,13 +77,18 @@ def without():
         sys.modules.pop(name, None)
 
 
-def test_a_package_and_its_modules_come_from_a_pack(tmp_path, without):
+def test_a_package_and_its_modules_come_from_a_pack(tmp_path, without, monkeypatch):
     before = list(sys.meta_path)
     with packed(pack(tmp_path)):
         made = importlib.import_module("packedhere")
     assert (made.value, made.__path__, made.inner.__package__) == (42, [f"{tmp_path}/packedhere"], "packedhere")
     assert isinstance(made.__loader__, PackedLoader)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "packedhere").mkdir()
+    (tmp_path / "packedhere" / "__init__.py").write_text("value = 43")
+    assert importlib.reload(made).value == 43, "later, a module is what its file is"
     assert sys.meta_path == before
+    assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("/pack")]
 
 
 def test_expressions_come_from_a_pack(tmp_path):
@@ -103,7 +110,9 @@ def test_expressions_come_from_a_pack(tmp_path):
     assert found.fullmatch("X").groupdict() == {"a": "X"}
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no pack", marshal.dumps([1]), "another version"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"no pack", bytes(8), (9).to_bytes(8, "little") + marshal.dumps([1]), "another version"]
+)
 def test_without_a_fitting_pack_imports_are_as_always(tmp_path, content, without):
     path = tmp_path / "pack"
     if content == "another version":

@@ -2,10 +2,11 @@
 
     pack_imports.py OUT
 
-Run by the image's own interpreter when the image is built. OUT is a marshalled dictionary:
+Run by the image's own interpreter when the image is built. OUT holds, one after the other, eight bytes (the length of
+what follows, least byte first), a marshalled dictionary, and the marshalled code of all modules:
 
     "version"   sys.version of that interpreter, which alone may use it
-    "modules"   name -> (file, whether it is a package, its marshalled code)
+    "modules"   name -> (file, whether it is a package, where its code begins and ends after the dictionary)
     "patterns"  for each regular expression that importing compiles: the key in re's cache, what _sre.compile takes
 
 A fork server then neither looks for some three hundred files nor compiles a hundred expressions.
@@ -52,18 +53,20 @@ def main(out: Path) -> None:
     sys.modules["debugpy"] = None  # type: ignore[assignment]  # as the fork server does, which has no debugger
     for name in MODULES:
         importlib.import_module(name)
-    modules = {}
+    modules, codes = {}, bytearray()
     for name, module in list(sys.modules.items()):
         spec = getattr(module, "__spec__", None)
         if spec is not None and spec.name == name and (spec.origin or "").endswith(".py"):
-            code = spec.loader.get_code(name)
-            modules[name] = spec.origin, spec.submodule_search_locations is not None, marshal.dumps(code)
+            begin = len(codes)
+            codes += marshal.dumps(spec.loader.get_code(name))
+            modules[name] = spec.origin, spec.submodule_search_locations is not None, begin, len(codes)
     patterns = [
         ((source, int(flags)), made[id(pattern)])
         for (_, source, flags), pattern in re._cache.items()  # type: ignore[attr-defined]
         if id(pattern) in made
     ]
-    out.write_bytes(marshal.dumps({"version": sys.version, "modules": modules, "patterns": patterns}))
+    index = marshal.dumps({"version": sys.version, "modules": modules, "patterns": patterns})
+    out.write_bytes(len(index).to_bytes(8, "little") + index + codes)
     print(f"{len(modules)} modules and {len(patterns)} expressions, {out.stat().st_size >> 10} KiB")
 
 
