@@ -138,7 +138,7 @@ class Sandbox(Workspace):
         except OSError as error:
             if error.strerror == os.strerror(errno.ENOSPC) or self.oom_kills():
                 raise KernelStartError(self._too_small(capsule)) from error
-            raise KernelStartError(f"capsule {capsule}: {error.strerror or error}; is the folder there?") from error
+            raise KernelStartError(f"capsule {capsule}: {error.strerror or error}") from error
         self.shared = tuple(shared)
 
     def _too_small(self, capsule: Path | None) -> str:
