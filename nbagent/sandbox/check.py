@@ -43,7 +43,7 @@ async def report(image: Image, runtime: str | None = None) -> int:
 
         observed = await battery(spec, told=told)
     failed, words = verdict(observed)
-    console.print(f"\n{words}", style="bold red" if failed else "bold green")
+    console.print(f"\n{words}", style="bold red" if failed else "bold green", soft_wrap=True)
     return failed
 
 

@@ -47,12 +47,14 @@ def close_demo(made: TrainingRun, console: Console, *, smoke: bool) -> None:
         f"time {facts['seconds'] / 60:.1f} min; the machine's available memory fell by at most "
         f"{facts['peak_memory_bytes'] / 1e9:.1f} GB (this process: {facts['peak_process_bytes'] / 1e9:.1f} GB)",
         highlight=False,
+        soft_wrap=True,
     )
     for name, took in facts["stage_seconds"].items():
         console.print(f"  {name}: {took:.0f} s", highlight=False)
     attempt = next(iter(made.scores["grpo_sampled"].attempts)).rollout_id if "grpo_sampled" in made.scores else "ID"
-    console.print(f"report: {report}", highlight=False)
+    console.print(f"report: {report}", highlight=False, soft_wrap=True)
     console.print(
         f"a trajectory as a notebook: nbagent replay {made.run.path} --rollout {attempt} --out nb.ipynb",
         highlight=False,
+        soft_wrap=True,  # a command is copied
     )
