@@ -12,7 +12,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-from .containedkernel import connect
+from .containedkernel import connect, relay
 
 OUTER = "nbagent_kernels"
 if __package__ != OUTER:  # inside: the modules beside this one, without what the package itself imports
@@ -33,8 +33,8 @@ def answer(sock: socket.socket) -> None:
     frames = Frames(sock)
     try:
         request = frames.hear()
-        if request["verb"] == "connect":
-            connect(sock, request)
+        if request["verb"] in SOCKETS:
+            SOCKETS[request["verb"]](sock, request)
         else:
             VERBS[request["verb"]](frames, request)
     except Exception as error:
@@ -114,3 +114,5 @@ VERBS = {
     "remove": remove,
     "kernelspecs": kernelspecs,
 }
+SOCKETS = {"connect": connect, "relay": relay}
+"""Verbs whose answer is no frame."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import socket
+import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,13 +37,48 @@ def become_program(request: dict[str, Any]) -> NoReturn:
 
 
 def connect(sock: socket.socket, request: dict[str, Any]) -> None:
-    """Connect to a kernel's sockets and hand them out; says `n` where it has not bound all of them yet."""
+    """Connect to a kernel's sockets and hand them out; says `n` where it has not bound all of them yet.
+
+    Says `r` where the system hands no socket of its own out, as gVisor's does not: then each is to be relayed.
+    """
     dialled = []
     try:
         for port in request["ports"]:
-            dialled.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            dialled[-1].connect(f"{request['place']}-{port}")
+            dialled.append(dial(request["place"], port))
     except OSError:
         sock.sendall(b"n")
-    else:
+        return
+    try:
         socket.send_fds(sock, [b"y"], [each.fileno() for each in dialled])
+    except OSError:
+        sock.sendall(b"r")
+
+
+def relay(sock: socket.socket, request: dict[str, Any]) -> None:
+    """Be one of a kernel's sockets until either side ends; says `n` where it is not bound, else `y` before all else."""
+    try:
+        kernel = dial(request["place"], request["port"])
+    except OSError:
+        sock.sendall(b"n")
+        return
+    sock.sendall(b"y")
+    sock.settimeout(None)
+    over = threading.Event()
+    for source, sink in ((sock, kernel), (kernel, sock)):
+        threading.Thread(target=copy, args=(source, sink, over), daemon=True).start()
+    over.wait()
+
+
+def copy(source: socket.socket, sink: socket.socket, over: threading.Event) -> None:
+    """Send on what comes."""
+    with contextlib.suppress(OSError):
+        while chunk := source.recv(1 << 18):
+            sink.sendall(chunk)
+    over.set()
+
+
+def dial(place: str, port: int) -> socket.socket:
+    """A connection to one of a kernel's sockets. Raises OSError where it is not bound."""
+    dialled = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    dialled.connect(f"{place}-{port}")
+    return dialled

@@ -110,7 +110,12 @@ class ContainerServer(ForkServer):
         return await self._loop.run_in_executor(_waiting, ask)
 
     async def descriptors(self, request: Mapping[str, Any]) -> list[socket.socket]:
-        """Connected sockets that the sandbox hands out. Raises OSError where it has none."""
+        """Connected sockets that the sandbox hands out.
+
+        Raises:
+            NoneHandedOut: its system cannot.
+            OSError: it has none.
+        """
         frames = await self._clerk(REQUEST_S)
 
         def ask() -> list[socket.socket]:
@@ -120,6 +125,21 @@ class ContainerServer(ForkServer):
                 return frames.sockets(len(request["ports"]))
             finally:
                 frames.close()
+
+        return await self._loop.run_in_executor(_waiting, ask)
+
+    async def relayed(self, request: Mapping[str, Any]) -> socket.socket:
+        """A socket behind which a process in the sandbox passes on what comes, either way. Raises OSError."""
+        frames = await self._clerk(REQUEST_S)
+
+        def ask() -> socket.socket:
+            """In a thread."""
+            try:
+                frames.say(dict(request))
+                return frames.raw()
+            except BaseException:
+                frames.close()
+                raise
 
         return await self._loop.run_in_executor(_waiting, ask)
 

@@ -42,6 +42,10 @@ ERRNOS = frozenset(
 many open files, would be taken for the state of the other system; it crosses as EREMOTEIO, in its own words."""
 
 
+class NoneHandedOut(OSError):
+    """The other side's system sends no descriptors of its own."""
+
+
 class Frames:
     """Frames over a connected stream socket, taken over.
 
@@ -86,9 +90,15 @@ class Frames:
         return message
 
     def sockets(self, count: int) -> list[socket.socket]:
-        """Connected stream sockets that come with one byte."""
+        """Connected stream sockets that come with one byte.
+
+        Raises:
+            NoneHandedOut: the other side's system cannot send any.
+        """
         self._wait()
-        _, fds, _, _ = socket.recv_fds(self._sock, 1, count, socket.MSG_CMSG_CLOEXEC)
+        said, fds, _, _ = socket.recv_fds(self._sock, 1, count, socket.MSG_CMSG_CLOEXEC)
+        if said == b"r" and not fds:
+            raise NoneHandedOut(errno.EOPNOTSUPP, "sockets are not handed out there")
         socks: list[socket.socket] = []
         try:
             for fd in fds:
@@ -104,6 +114,14 @@ class Frames:
                 sock.close()
             raise
         return socks
+
+    def raw(self) -> socket.socket:
+        """The socket itself, given away once the other side has said that from here on it is a stream of bytes."""
+        self._wait()
+        if self._sock.recv(1) != b"y":
+            raise OSError(errno.ECONNREFUSED, "nobody listens there")
+        self._sock.setblocking(False)
+        return self._sock
 
     def _exactly(self, size: int) -> bytes:
         content = bytearray()

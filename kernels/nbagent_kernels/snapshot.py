@@ -7,6 +7,7 @@ are left out. Blocks are shared where the file system can (a reflink); holes sta
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -118,11 +119,14 @@ class _Copy:
         os.ftruncate(target, size)
         at = 0
         while at < size:
+            end = size
             try:
                 at = os.lseek(source, at, os.SEEK_DATA)
-            except OSError:
-                return  # only a hole is left
-            end = min(os.lseek(source, at, os.SEEK_HOLE), size)
+                end = min(os.lseek(source, at, os.SEEK_HOLE), size)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return  # only a hole is left
+                # Else the file system does not tell holes, as gVisor's do not: all of it is data.
             self.left -= end - at
             if self.left < 0:
                 raise CannotBranch(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbagent_kernels.container import PYTHON
 from nbagent_kernels.environment import rlimits
 from nbagent_kernels.errors import KernelStartError
-from nbagent_kernels.filestream import Frames
+from nbagent_kernels.filestream import Frames, NoneHandedOut
 from nbagent_kernels.jupyterwire import JupyterWire
 from nbagent_kernels.local import command
 from nbagent_kernels.served import Served
@@ -82,10 +82,25 @@ class SpawnedWire(Served, JupyterWire):
 
     async def _connect(self) -> bool:
         """Have the server's side connect to the kernel's sockets and take them over."""
-        ports = (1, 2, 3, 5)
+        ports, place = (1, 2, 3, 5), f"{self._folder}/s"
         try:
-            socks = await self._server.descriptors({"verb": "connect", "place": f"{self._folder}/s", "ports": ports})
+            try:
+                socks = await self._server.descriptors({"verb": "connect", "place": place, "ports": ports})
+            except NoneHandedOut:
+                socks = await self._relayed(place, ports)
         except OSError:
             return False
         dialled: dict[int, socket.socket] = dict(zip(ports, socks, strict=True))
         return self._channels.connect(dialled.__getitem__)
+
+    async def _relayed(self, place: str, ports: Sequence[int]) -> list[socket.socket]:
+        """Sockets behind which the sandbox passes on what comes. Raises OSError."""
+        socks: list[socket.socket] = []
+        try:
+            for port in ports:
+                socks.append(await self._server.relayed({"verb": "relay", "place": place, "port": port}))
+        except BaseException:
+            for sock in socks:
+                sock.close()
+            raise
+        return socks

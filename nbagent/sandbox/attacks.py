@@ -35,6 +35,22 @@ class Facts:
     """On the command line of a process of the other sandbox."""
 
 
+Surrounding = Literal["control groups of version 1", "gVisor"]
+"""What an engine may have that some attacks are known to get through in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """How an attack is known to get through, as docker/README.md has it; that is shown, and is no failure."""
+
+    where: Surrounding
+    """There only."""
+    why: str
+    """And why that is so."""
+    says: str
+    """What the attack says then, a regular expression; anything else is a failure."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attack:
     """One attack.
@@ -52,11 +68,8 @@ class Attack:
     """What is to come of it."""
     given: Callable[[Facts], tuple[object, ...]] = lambda _: ()
     """The attempt's arguments."""
-    known: str = ""
-    """Why it is known to get through where control groups are of version 1, as docker/README.md has it; that is shown,
-    and is no failure."""
-    known_as: str = ""
-    """What it says where it gets through in that way, a regular expression; anything else is a failure."""
+    known: tuple[Known, ...] = ()
+    """In which ways it is known to get through."""
 
     @property
     def tries(self) -> str:
@@ -80,6 +93,17 @@ _MEMORY, _PROCESSES = LIMITS.memory_bytes or 0, LIMITS.processes or 0
 _TWICE = 2 * _MEMORY
 _ROOM = (".", "/tmp", "/dev/shm")
 
+
+def _of_gvisor(says: str, why: str = "answered by gVisor's kernel, not by the host's") -> tuple[Known, ...]:
+    return (Known("gVisor", why, says),)
+
+
+_SOCKETS = r"through: \d+ bytes are held, of which \d+ count as the sandbox's memory"
+_IT_ENDS = "gVisor's kernel is what ended, and the sandbox with it"
+_MEMORY_ENDS = _of_gvisor("the memory limit was not hit: held: the kernel ended: .*", _IT_ENDS)
+_FORKS_END = _of_gvisor("the processes limit was not hit: held: the kernel ended: .*", _IT_ENDS)
+_THREADS = _of_gvisor(r"the processes limit was not hit: through: \d+ threads", "they are gVisor's, not the host's")
+
 ATTACKS: tuple[Attack, ...] = (
     Attack("network, IPv4", "inside", _reach.network_v4, "unreachable"),
     Attack("network, IPv6", "inside", _reach.network_v6, "unreachable"),
@@ -91,30 +115,60 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("other processes", "inside", _reach.other_processes, "not seen", lambda facts: (facts.mark,)),
     Attack("answer key, verifier", "inside", _reach.answer_key, "not there", lambda _: (list(GRADERS),)),
     Attack("mount", "inside", _calls.mount, "refused"),
-    Attack("unshare, setns", "inside", _calls.unshare, "refused"),
-    Attack("setuid, capabilities", "inside", _calls.become_root, "none, none to gain"),
-    Attack("ptrace", "inside", _calls.ptrace, "refused"),
+    Attack(
+        "unshare, setns",
+        "inside",
+        _calls.unshare,
+        "refused",
+        known=_of_gvisor(r"through: (unshare|clone|setns)[a-z, ]*"),
+    ),
+    Attack(
+        "setuid, capabilities",
+        "inside",
+        _calls.become_root,
+        "none, none to gain",
+        known=_of_gvisor("through: programs may gain rights"),
+    ),
+    Attack("ptrace", "inside", _calls.ptrace, "refused", known=_of_gvisor("through: ptrace")),
     Attack("server's memory", "inside", _calls.server_memory, "refused"),
-    Attack("server's limits", "inside", _calls.limits_of_others, "refused"),
+    Attack("server's limits", "inside", _calls.limits_of_others, "refused", known=_of_gvisor("through: prlimit")),
     Attack("server's output", "inside", _floods.engine_log, "not reached", lambda _: (1 << 20,)),
-    Attack("asynchronous i/o", "inside", _calls.asynchronous, "refused"),
-    Attack("io_uring", "inside", _calls.io_uring, "refused"),
+    Attack("asynchronous i/o", "inside", _calls.asynchronous, "refused", known=_of_gvisor("through: io_setup")),
+    Attack("io_uring", "inside", _calls.io_uring, "refused", known=_of_gvisor("through: io_uring_setup")),
     Attack("bpf, perf", "inside", _calls.bpf, "refused"),
     Attack("keyctl", "inside", _calls.keyctl, "refused"),
     Attack("write outside", "inside", _calls.write_outside, "nothing written", lambda _: (["/var/tmp"],)),
     Attack("change the capsule", "capsule", _calls.overwrite, "the host's is as it was"),
-    Attack("fork bomb", "processes", _floods.forks, "stopped at the limit", lambda _: (4 * _PROCESSES,)),
-    Attack("thread bomb", "processes", _floods.threads, "stopped at the limit", lambda _: (4 * _PROCESSES,)),
-    Attack("memory bomb", "memory", _floods.memory, "stopped at the limit", lambda _: (_TWICE,)),
-    Attack("memory, shared out", "memory", _floods.memory_shared_out, "stopped at the limit", lambda _: (_TWICE,)),
+    Attack(
+        "fork bomb", "processes", _floods.forks, "stopped at the limit", lambda _: (4 * _PROCESSES,), known=_FORKS_END
+    ),
+    Attack(
+        "thread bomb",
+        "processes",
+        _floods.threads,
+        "stopped at the limit",
+        lambda _: (4 * _PROCESSES,),
+        known=_FORKS_END + _THREADS,
+    ),
+    Attack("memory bomb", "memory", _floods.memory, "stopped at the limit", lambda _: (_TWICE,), known=_MEMORY_ENDS),
+    Attack(
+        "memory, shared out",
+        "memory",
+        _floods.memory_shared_out,
+        "stopped at the limit",
+        lambda _: (_TWICE,),
+        known=_MEMORY_ENDS,
+    ),
     Attack(
         "memory of sockets",
         "inside",
         _floods.connections,
         "counted",
         lambda _: (64 << 20,),
-        known="control groups of version 1 do not count it",
-        known_as=r"through: \d+ bytes are held, of which \d+ count as the sandbox's memory",
+        known=(
+            *_of_gvisor(_SOCKETS, "gVisor's memory, of which its inside is not told what counts"),
+            Known("control groups of version 1", "control groups of version 1 do not count it", _SOCKETS),
+        ),
     ),
     *(
         Attack(f"fill {where}", "ending", _floods.fill, "stopped at a bound", lambda _, at=at: (at, _TWICE))  # type: ignore[misc]

@@ -9,11 +9,11 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nbagent.sandbox.attacks import ATTACKS, LIMITS, Attack, Facts
+from nbagent.sandbox.attacks import ATTACKS, LIMITS, Attack, Facts, Surrounding
 from nbagent.sandbox.watch import Ground, printed, watch
 from nbagent_images import Image, profile
 from nbagent_images.engine import engine
@@ -26,8 +26,8 @@ ANSWER_S = 30.0
 """For either sandbox to answer after an attack."""
 CANARY = "nbagent-canary-"
 HELD = "held: "
-OLDER = "1"
-"""Version of control groups under which some attacks are known to get through."""
+RUNSC = "runsc"
+"""Name of gVisor's program."""
 BESIDE = (
     "import os, subprocess, sys\n"
     "kept = {secret!r}\n"
@@ -49,8 +49,8 @@ class Observed:
     """What was seen."""
     seconds: float
     """How long it took."""
-    known: bool = False
-    """True where it got through in the way that it is known to, and in no other."""
+    known: str = ""
+    """Why, where it got through in a way that it is known to get through in."""
 
     @property
     def open(self) -> bool:
@@ -85,41 +85,49 @@ async def battery(
         spec = replace(spec, capsule=capsule, limits=LIMITS, preload=())
         async with sandboxes(spec, facts) as (session, beside):
             ground = Ground(session, capsule, facts, lambda: open_session(spec, BACKEND))
-            groups = await asyncio.to_thread(group_version)
+            around = await asyncio.to_thread(surroundings, spec)
             observed = []
             for attack in attacks:
-                observed.append(await attacked(attack, ground, beside, groups))
+                observed.append(await attacked(attack, ground, beside, around))
                 told(observed[-1])
             return observed
 
 
-def group_version() -> str:
-    """Version of the control groups that the engine bounds its containers by; '' where it does not say.
+def surroundings(spec: SessionSpec) -> frozenset[Surrounding]:
+    """What the engine has, for containers of this spec, that some attacks are known to get through in.
 
     Raises:
         ImageError: it does not answer.
     """
+    assert spec.container is not None
     with engine() as client:
-        return str(client.info().get("CgroupVersion", ""))
+        told = client.info()
+    runtime = spec.container.runtime or told.get("DefaultRuntime", "")
+    path = told.get("Runtimes", {}).get(runtime, {}).get("path", "")
+    found: list[Surrounding] = []
+    if str(told.get("CgroupVersion", "")) == "1":
+        found.append("control groups of version 1")
+    if RUNSC in (runtime, Path(path).name):
+        found.append("gVisor")
+    return frozenset(found)
 
 
-def is_known(attack: Attack, text: str, groups: str) -> bool:
-    """Whether what was seen of an attack is what it is known to do under control groups of this version."""
-    return bool(attack.known_as) and groups == OLDER and re.fullmatch(attack.known_as, text) is not None
+def known(attack: Attack, text: str, around: Set[Surrounding]) -> str:
+    """Why an attack got through, where that is known of it in these surroundings; '' where it is not."""
+    return next((one.why for one in attack.known if one.where in around and re.fullmatch(one.says, text)), "")
 
 
-async def attacked(attack: Attack, ground: Ground, beside: Session, groups: str) -> Observed:
-    """Run one attack, then have both sandboxes answer; `groups` is the version of control groups."""
+async def attacked(attack: Attack, ground: Ground, beside: Session, around: Set[Surrounding]) -> Observed:
+    """Run one attack, then have both sandboxes answer."""
     begun = time.monotonic()
     try:
         text = await watch(attack, ground)
-        if text.startswith(HELD) or is_known(attack, text, groups):
+        if text.startswith(HELD) or known(attack, text, around):
             text = await answers(ground.session) or await untouched(beside, ground.facts) or text
     except (KernelError, OSError, TimeoutError) as error:
         text = f"{type(error).__name__}: {error}"
     held = text.startswith(HELD)
-    seconds = time.monotonic() - begun
-    return Observed(attack, held, text.removeprefix(HELD), seconds, is_known(attack, text, groups))
+    return Observed(attack, held, text.removeprefix(HELD), time.monotonic() - begun, known(attack, text, around))
 
 
 async def answers(session: Session) -> str:

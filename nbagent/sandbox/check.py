@@ -48,11 +48,11 @@ async def report(image: Image, runtime: str | None = None) -> int:
 
 
 def verdict(observed: Sequence[Observed]) -> tuple[int, str]:
-    """The exit status, 1 if anything got through but what is known to, and the last line."""
+    """The exit status, 1 if anything got through in a way that is not known, and the last line."""
     through = [one.attack.name for one in observed if one.open]
     known = [one.attack.name for one in observed if one.known]
     words = f"{len(through)} got through: {', '.join(through)}" if through else "every attack was held"
-    words += f"; known to get through: {', '.join(known)}" if known else ""
+    words += f", but for the notes: {', '.join(known)}" if known else ""
     seconds = sum(one.seconds for one in observed)
     return int(bool(through)), f"{words} ({len(observed)} attacks, {seconds:.0f} s)"
 
@@ -60,6 +60,6 @@ def verdict(observed: Sequence[Observed]) -> tuple[int, str]:
 def line(one: Observed) -> str:
     """A row of the table."""
     mark = "held" if one.held else "OPEN" if one.open else "note"
-    known = f" ({one.attack.known})" if mark == "note" else ""
+    known = f" ({one.known})" if mark == "note" else ""
     text = foreign(one.text).plain
     return f"{mark} {one.attack.name:{NAME_WIDTH}}  {one.attack.expected:{EXPECTED_WIDTH}}  {text}{known}"

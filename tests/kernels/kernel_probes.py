@@ -17,7 +17,7 @@ def text(outputs: list[dict[str, Any]], name: str = "stdout") -> str:
 
 
 def on_host(session: Session, pid: int) -> int:
-    """The host's number of a process in a session; 0 where there is none any more."""
+    """The host's number of a process in a session; never 0, which a signal would take for the tests' own group."""
     assert isinstance(session, LiveSession)
     server = getattr(session._workspace, "server", None)
     if server is None:
@@ -29,7 +29,7 @@ def on_host(session: Session, pid: int) -> int:
                 numbers = re.search(r"^NSpid:(.*)$", (entry / "status").read_text(), re.MULTILINE)
                 if same and numbers and int(numbers[1].split()[-1]) == pid:
                     return int(entry.name)
-    return 0
+    raise LookupError(f"process {pid} of the session is none of this host's")
 
 
 def alive(pid: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import time
@@ -137,6 +138,19 @@ async def test_links_holes_modes_and_what_is_no_file(opened, branched, tmp_path)
     assert (status.st_mode & 0o777, status.st_mtime, status.st_nlink) == (0o750, 2, 2)
     hole = (work / "hole").stat()
     assert (hole.st_size, hole.st_blocks) == (1 << 29, (parent.workdir / "hole").stat().st_blocks)
+
+
+async def test_files_of_a_file_system_that_tells_no_holes_are_copied_whole(opened, branched, monkeypatch):
+    parent = await opened()
+    await told(parent, "f = open('f', 'wb'); f.truncate(1 << 22); f.seek(1 << 21); f.write(b'x' * 5000); f.close()")
+
+    def seek(fd: int, at: int, whence: int) -> int:
+        raise OSError(errno.EINVAL, "as gVisor has it")
+
+    monkeypatch.setattr(os, "lseek", seek)
+    child = await branched(parent)
+    monkeypatch.undo()
+    assert (child.workdir / "f").read_bytes() == bytes(1 << 21) + b"x" * 5000 + bytes((1 << 21) - 5000)
 
 
 async def test_random_states_go_on_as_in_the_parent(opened, branched):

@@ -63,5 +63,5 @@ async def test_a_cancelled_cell_does_not_leak_into_the_next(opened):
     with pytest.raises(asyncio.CancelledError):
         await cell
     result = await session.execute("x")
-    assert [output["output_type"] for output in result.outputs] == ["execute_result"]
+    assert [output["output_type"] for output in result.outputs] == ["execute_result"], result
     assert result.state_kept
