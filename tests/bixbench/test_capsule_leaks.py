@@ -48,8 +48,12 @@ def tarred(name, mode="w:gz"):
     return packed.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
+def named(cases):
+    """An archive holds the time it was made at, so that its content as a test's name would differ between processes."""
+    return pytest.mark.parametrize(("name", "content"), cases, ids=[name for name, _ in cases])
+
+
+@named(
     [
         ("deep/er/solution.ipynb", EXPERT),
         ("solution.ipynb.gz", b"\x1f\x8b"),
@@ -73,8 +77,7 @@ def test_a_notebook_reaches_the_agent_in_no_disguise(unpacked, name, content):
     assert held(unpacked((f"{DATA}/{name}", content)).data) == ["counts.csv"]
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
+@named(
     [
         ("counts.json", '{"cells": [1, 2]}'),
         ("script.py", "print(1)"),
