@@ -27,7 +27,7 @@ PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check lint golden vllm images image-python image-full clean
+.PHONY: help setup demo test check slow lint golden vllm images image-python image-full clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +43,10 @@ test: lint images ## every check and every test
 	OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS)
 
 check: lint ## linters, types, floors and the quick tests, in about a minute
-	$(PYTEST) -m "not slow" -q
+	OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS) -m "not slow" -q
+
+slow: lint images ## every test, and a new tests/slow.txt: what `make check` leaves out
+	NBAGENT_SLOW=write OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS)
 
 lint: setup ## ruff, mypy --strict, import-linter, interrogate
 	$(BIN)/ruff check .

@@ -33,8 +33,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return InGroups(config, log)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """With NBAGENT_SLOW=write (`make slow`) the tests are timed, for `make check` to leave the slow ones out."""
+    from slowness import Slowness, rewriting
+
+    if rewriting() and not os.environ.get("PYTEST_XDIST_WORKER"):
+        config.pluginmanager.register(Slowness())
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several processes begin with what takes the longest."""
+    """What is listed as slow is marked so; several processes begin with what takes the longest."""
+    from slowness import function_of, listed
+
+    slow = listed()
+    for item in items:
+        if function_of(item.nodeid) in slow:
+            item.add_marker(pytest.mark.slow)
     if os.environ.get("PYTEST_XDIST_WORKER"):
         from beside import place_of
 

@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from slowness import listed
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -211,3 +212,9 @@ def test_errors_pickle_and_are_the_fitting_builtin(cls: type[Exception]) -> None
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is cls
     assert (str(again), vars(again)) == (str(error), vars(error))
+
+
+def test_what_is_listed_as_slow_is_there() -> None:
+    for name in sorted(listed()):
+        file, _, function = name.partition("::")
+        assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), f"{name} is gone: `make slow`"
