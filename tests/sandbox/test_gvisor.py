@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from docker.errors import DockerException
 
 from nbagent.sandbox.battery import RUNSC, battery, spec_of, surroundings
 from nbagent_images import Image
@@ -22,6 +23,11 @@ def spec(client: Any, image: Callable[[str], Image]) -> SessionSpec:
     there = [name for name in client.info()["Runtimes"] if name.startswith(RUNSC)]
     if not there:
         pytest.skip("the engine has no runtime runsc (gVisor); docker/README.md says how to add it")
+    plain = {"runtime": there[0], "network_mode": "none", "labels": {"nbagent.test": "gvisor"}, "remove": True}
+    try:
+        client.containers.run(image("r").id, ["true"], **plain)
+    except DockerException as error:
+        pytest.skip(f"the engine's runsc starts no container on this machine at all: {error}")
     spec = spec_of(image("r"), "tests")
     assert spec.container is not None
     return replace(spec, container=replace(spec.container, runtime=there[0]), limits=Limits())
