@@ -42,7 +42,7 @@ demo: setup ## train a notebook agent on the CPU, score it before and after, wri
 test: lint images ## every check and every test
 	OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS)
 
-check: lint ## linters, types, floors and the quick tests, in under two minutes
+check: lint ## linters, types, floors and the quick tests, in about two minutes
 	OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS) -m "not slow" -q
 
 slow: lint images ## every test, and a new tests/slow.txt: what `make check` leaves out
