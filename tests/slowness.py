@@ -26,8 +26,8 @@ def listed() -> frozenset[str]:
 
 
 def function_of(nodeid: str) -> str:
-    """The function of a test, whatever its parameters and the process that it ran in."""
-    return nodeid.partition("[")[0].partition("@")[0]
+    """The function of a test, whatever its parameters."""
+    return nodeid.partition("[")[0]
 
 
 class Slowness:
